@@ -1,0 +1,345 @@
+"""config.yaml as frozen models: every default stands here once, every problem is reported at once.
+
+`load_config` is all that a script calls. Paths are relative to config.yaml and come back absolute.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from distill.errors import PipelineError
+from distill.files import read_text
+
+# -----------------------------------------------------------------------------
+# Kinds of value
+
+
+def resolve_path(path: Path, info: ValidationInfo) -> Path:
+    """Absolute, relative to the folder of config.yaml; "D:\\new" in double quotes holds a line feed and is refused."""
+    if any(ord(character) < 32 for character in str(path)):
+        raise ValueError("a backslash in double quotes became a control character: write the path with forward slashes")
+    folder = (info.context or {}).get("folder", Path.cwd())
+    return Path(os.path.abspath(folder / path.expanduser()))
+
+
+def resolve_model(name: str, info: ValidationInfo) -> str:
+    """A folder becomes an absolute path; anything else is taken for a hub id such as owner/name."""
+    path = resolve_path(Path(name), info)
+    looks_like_path = name.startswith((".", "~", "/")) or "\\" in name or name[1:2] == ":"
+    return str(path) if path.is_dir() or looks_like_path else name
+
+
+def check_url(url: str) -> str:
+    """A base URL without credentials: they would reach logs and manifests."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http or https address such as http://127.0.0.1:11434")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("must hold no user name, password or key: keys belong in keyring or the environment")
+    return url.rstrip("/")
+
+
+def require_placeholders(*names: str) -> AfterValidator:
+    """A text that holds each {name} exactly once."""
+
+    def check(text: str) -> str:
+        for name in names:
+            if text.count("{" + name + "}") != 1:
+                raise ValueError(f"must hold {{{name}}} exactly once")
+        return text
+
+    return AfterValidator(check)
+
+
+MODEL_KEYS = ("base_model", "model")  # hub ids, or folders as absolute paths: see resolve_model
+ConfigPath = Annotated[Path, AfterValidator(resolve_path)]
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(resolve_model)]
+BaseUrl = Annotated[str, AfterValidator(check_url)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are refused; defaults are validated too, so that default paths become absolute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# A section left out of config.yaml is validated like an empty one, so that its default paths become absolute too.
+EMPTY: Any = Field(default={})
+
+
+# -----------------------------------------------------------------------------
+# The sections of config.yaml, in its order; what each key means is said there
+
+
+class PromptSection(Section):
+    """The wording that training, Modelfile and both sides of the evaluation share."""
+
+    system: str = (
+        "You are a domain expert who answers engineers from their own technical documents. "
+        "Be precise, keep every value exactly as the source writes it, and cite the sources you use."
+    )
+    template: Annotated[str, require_placeholders("context", "question")] = (
+        "Answer the question from the numbered sources. Cite each source you use as [Source N].\n"
+        "If the sources do not hold the answer, reply: The provided documents do not answer this question.\n\n"
+        "{context}\n\nQuestion: {question}"
+    )
+    source_format: Annotated[str, require_placeholders("text")] = "[Source {number}] {source_name}\n{text}"
+    source_separator: str = "\n\n"
+    citation: Annotated[str, require_placeholders("number")] = "[Source {number}]"
+    refusal: str = Field(default="The provided documents do not answer this question.", min_length=1)
+
+
+class EmbedderSection(Section):
+    """What turns a text into the vector that the index holds."""
+
+    provider: Literal["ollama", "sentence-transformers"] = "ollama"
+    model: ModelName = "nomic-embed-text"
+    base_url: BaseUrl = "http://127.0.0.1:11434"
+    query_prefix: str = "search_query: "
+
+
+class TeacherSection(Section):
+    """Who answers the questions."""
+
+    enabled: bool = True
+    provider: Literal["openai", "extractive"] = "openai"
+    base_url: BaseUrl = "https://openrouter.ai/api/v1"
+    model: str = "mistralai/mistral-large-2512"
+    api_key_env: str = "OPENROUTER_API_KEY"
+    keyring_service: str = "hybridrag-distill"
+    instructions: str = (
+        "Write a thorough answer for an engineer with more than five years of experience. "
+        "Include the equations, specifications and standards that the sources give."
+    )
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    max_tokens: Positive = 1024
+    concurrency: Positive = 4
+    requests_per_minute: Positive = 60
+    timeout_seconds: float = Field(default=120, gt=0)
+    max_attempts: Positive = 5
+    sentences: Positive = 2
+    min_sentence_score: float = Field(default=0.35, ge=-1, le=1)
+
+
+class GenerateSection(Section):
+    """Stage 1: questions and index in, training rows out."""
+
+    questions_file: ConfigPath | None = Path("domain_questions.yaml")
+    curated_files: tuple[ConfigPath, ...] = ()
+    index_folder: ConfigPath = Path("index")
+    embedder: EmbedderSection = EMPTY
+    top_k: Positive = 5
+    min_score: float = Field(default=0.3, ge=-1, le=1)
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    teacher: TeacherSection = EMPTY
+
+
+class FinetuneSection(Section):
+    """Stage 2: QLoRA."""
+
+    base_model: ModelName = "unsloth/Phi-4-mini-instruct"
+    base_revision: str | None = None
+    backend: Literal["auto", "unsloth", "trl"] = "auto"
+    load_in_4bit: bool = True
+    max_length: Positive = 4096
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    lora_r: Positive = 16
+    lora_alpha: Positive = 16
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: float = Field(default=2e-4, ge=0)
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    epochs: float = Field(default=3, gt=0)
+    max_steps: Positive | None = None
+    effective_batch_size: Positive = 8
+    batch_size: Positive = 2
+    gradient_checkpointing: bool = True
+    save_steps: Positive = 100
+    logging_steps: Positive = 1
+    seed: int = 42
+
+
+class ExportSection(Section):
+    """Stage 3: GGUF, Modelfile, verification."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "hybridrag-phi4mini"
+    quantization: tuple[Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"], ...] = Field(default=("q4_k_m",), min_length=1)
+    export_base: bool = True
+    save_merged: bool = False
+    verify: bool = True
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: Positive = 40
+    num_ctx: Positive = 4096
+
+
+class EvaluateSection(Section):
+    """Stage 4: base against tuned."""
+
+    engine: Literal["ollama", "embedded"] = "ollama"
+    ollama_url: BaseUrl = "http://127.0.0.1:11434"
+    timeout_seconds: float = Field(default=600, gt=0)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: Positive = 40
+    max_tokens: Positive = 512
+    seed: int = 42
+    embedder: EmbedderSection = Field(default={"query_prefix": ""})
+    primary_metric: str = "reference_similarity"
+    smallest_difference: float = Field(default=0.02, ge=0)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    bootstrap_samples: Positive = 10_000
+    max_failed_share: Share = 0.05
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    work_dir: ConfigPath = Path(".")
+    prompt: PromptSection = EMPTY
+    generate: GenerateSection = EMPTY
+    finetune: FinetuneSection = EMPTY
+    export: ExportSection = EMPTY
+    evaluate: EvaluateSection = EMPTY
+
+    @property
+    def training_dir(self) -> Path:
+        """Stage 1's output."""
+        return self.work_dir / "training_data"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Stage 2's output."""
+        return self.work_dir / "adapters"
+
+    @property
+    def gguf_dir(self) -> Path:
+        """Stage 3's output."""
+        return self.work_dir / "gguf"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        """Stage 4's output."""
+        return self.work_dir / "evaluation"
+
+    def describe(self, section: str) -> dict[str, Any]:
+        """A section as plain values without machine paths: relative to work_dir, or the name alone outside it."""
+        return strip_paths(getattr(self, section).model_dump(mode="python"), self.work_dir)
+
+    def value_of(self, key: str) -> Any:
+        """The value of a dotted key such as finetune.base_model, described as in `describe`."""
+        section, *rest = key.split(".")
+        value = self.describe(section)
+        for part in rest:
+            value = value[part]
+        return value
+
+
+def strip_paths(value: Any, work_dir: Path) -> Any:
+    """Replace every absolute path in nested plain values by what may leave the machine."""
+    if isinstance(value, dict):
+        return {
+            key: name_path(Path(item), work_dir) if key in MODEL_KEYS and os.path.isabs(item) else strip_paths(item, work_dir)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [strip_paths(item, work_dir) for item in value]
+    return name_path(value, work_dir) if isinstance(value, Path) else value
+
+
+def name_path(path: Path, work_dir: Path) -> str:
+    """A path as a manifest may hold it: relative to work_dir with forward slashes, or outside it the name alone."""
+    return path.relative_to(work_dir).as_posix() if path.is_relative_to(work_dir) else path.name
+
+
+# -----------------------------------------------------------------------------
+# Reading
+
+
+def load_config(path: Path) -> Config:
+    """Read and check config.yaml. Raises one PipelineError that lists every problem with its line and key."""
+    if not path.is_file():
+        raise PipelineError(f"{path} is missing: run in the project's folder, or name the file with --config")
+    data, lines, problems = parse_yaml(path)
+    problems += list_unknown_keys(data, Config, "")
+    try:
+        config = Config.model_validate(data, context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        problems += [describe_problem(problem) for problem in error.errors() if problem["type"] != "extra_forbidden"]
+    if problems:
+        named = [f"{path}:{lines[key]} {key}: {text}" if key in lines else f"{path} {key}: {text}" for key, text in problems]
+        raise PipelineError("\n       ".join(named))
+    return config
+
+
+def parse_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int], list[tuple[str, str]]]:
+    """The file's values, the line of each dotted key, and its duplicate keys as problems (PyYAML keeps the last, silently)."""
+    text = read_text(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text) or {}
+    except yaml.MarkedYAMLError as error:
+        raise PipelineError(f"{path}:{error.problem_mark.line + 1} {explain_yaml(error)}") from None
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise PipelineError(f"{path} must hold keys such as work_dir: and finetune:, not {type(data).__name__}")
+    lines: dict[str, int] = {}
+    problems = []
+    for key, line in walk_keys(node, ""):
+        if key in lines:
+            problems.append((key, f"stands twice, also in line {lines[key]}: delete one"))
+        lines[key] = line
+    return data, lines, problems
+
+
+def explain_yaml(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, with the mend for the one mistake that every Windows user makes once."""
+    if "escape" in (error.problem or ""):
+        return 'a backslash in double quotes is an escape: write the path with forward slashes, "D:/FineTuning"'
+    if "'\\t'" in (error.problem or ""):
+        return "a tab stands where YAML wants blanks: indent with blanks"
+    return f"is not YAML: {error.problem}"
+
+
+def walk_keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+    """Every mapping key below a node as (dotted key, line)."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        yield key, key_node.start_mark.line + 1
+        yield from walk_keys(value_node, key + ".")
+
+
+def list_unknown_keys(data: Any, model: type[BaseModel], prefix: str) -> list[tuple[str, str]]:
+    """A problem for each key that no section knows, naming the nearest one that exists."""
+    if not isinstance(data, dict):
+        return []
+    problems = []
+    for key, value in data.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            near = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0)
+            problems.append((f"{prefix}{key}", f"unknown key: did you mean {near[0]}?"))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            problems += list_unknown_keys(value, field.annotation, f"{prefix}{key}.")
+    return problems
+
+
+def describe_problem(problem: Any) -> tuple[str, str]:
+    """A pydantic error as (dotted key, sentence with the value that was given)."""
+    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal", "tuple", "function-")))
+    message = problem["msg"].removeprefix("Value error, ")
+    return key, f"{message} (given: {str(problem['input'])[:60]!r})"

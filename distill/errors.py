@@ -1,0 +1,29 @@
+"""A user's mistake is one line and exit code 1; a mistake of ours keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class PipelineError(Exception):
+    """Something the user can mend. The message says what is wrong, where (file, line, key) and what to do."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's main; print a PipelineError as one [FAIL] line and exit 1.
+
+    Ctrl-C exits with 130, the shell's convention; everything on disk is complete by then, so the same command resumes.
+    """
+    # A document may hold characters that a Windows console in code page 1252 cannot show; printing must not fail on them.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace", line_buffering=True)
+    try:
+        main()
+    except PipelineError as error:
+        print(f"[FAIL] {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\n[WARN] stopped: run the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,194 @@
+"""Reading and writing: UTF-8 whatever PowerShell made of it, whole or not at all, private to the user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distill.errors import PipelineError
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+REPLACE_SECONDS = 5.0
+
+
+# -----------------------------------------------------------------------------
+# Text
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises PipelineError for a missing file, for UTF-16 (PowerShell 5.1's `>` writes it) and for other encodings.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PipelineError(f"{path} is missing") from None
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}") from None
+    if data.startswith(UTF16_MARKS):
+        raise PipelineError(
+            f"{path} is UTF-16, as PowerShell 5.1's > writes it: save it as UTF-8 (Out-File -Encoding utf8)"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise PipelineError(f"{path}:{line} is not UTF-8: save the file as UTF-8") from None
+
+
+def write_text_atomic(path: Path, text: str, private: bool = False) -> None:
+    """Write UTF-8 with LF line ends; the file appears whole or not at all. `private`: readable by the user alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            if private:
+                make_private(temporary)
+            file.write(text)
+            flush_to_disk(file)
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(file: Any) -> None:
+    """Flush Python's and the operating system's buffers: after this the bytes survive a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """os.replace, tried again for a few seconds: on Windows a virus scanner may hold either file for a moment."""
+    deadline = time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise PipelineError(f"{target} is held by another program: close it and run again") from None
+            time.sleep(0.1)
+
+
+# -----------------------------------------------------------------------------
+# JSON and JSON lines
+
+
+def write_json_atomic(path: Path, value: Any, private: bool = False) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", private)
+
+
+def read_json(path: Path) -> Any:
+    """Raises PipelineError with the line when the file is not JSON."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}:{error.lineno} is not JSON: {error.msg}") from None
+
+
+def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]], private: bool = False) -> None:
+    """One JSON object a line, whole or not at all."""
+    write_text_atomic(path, "".join(to_line(row) for row in rows), private)
+
+
+def to_line(row: dict[str, Any]) -> str:
+    """One row as one line of JSON lines, with its line feed."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_jsonl(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object); blank lines are passed over.
+
+    With `torn_end`, a last line without its line feed is ignored: a killed process leaves one in a file it appends to.
+    Raises PipelineError with the line for anything else that is not a JSON object.
+    """
+    lines = read_text(path).split("\n")
+    last = len(lines) if not torn_end else len(lines) - 1
+    for number, line in enumerate(lines[:last], start=1):
+        if line.strip():
+            yield number, parse_line(path, number, line)
+
+
+def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Raises PipelineError unless the line is one JSON object."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}:{number} is not JSON ({error.msg}): mend or delete the line") from None
+    if not isinstance(row, dict):
+        raise PipelineError(f"{path}:{number} is {type(row).__name__}, not a JSON object: mend or delete the line")
+    return row
+
+
+class JsonlAppender:
+    """Appends rows that must survive a kill: each is flushed and fsynced before `append` returns.
+
+    Opening cuts off a torn last line, so that the file is always whole lines. The file is private to the user.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut_torn_line(path)
+        self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed by close()
+        make_private(path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; on return it is on disk."""
+        self._file.write(to_line(row))
+        flush_to_disk(self._file)
+
+    def close(self) -> None:
+        """Close the file; nothing is pending."""
+        self._file.close()
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Shorten a file that ends in the middle of a line to its last whole line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        os.truncate(path, whole)
+
+
+# -----------------------------------------------------------------------------
+# Identity and privacy
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex digest of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def make_private(path: Path) -> None:
+    """Let only the user read the file: mode 0600, on Windows an access list with one entry, or else a warning."""
+    if sys.platform != "win32":
+        os.chmod(path, 0o600)
+        return
+    user = f"{os.environ.get('USERDOMAIN', '.')}\\{os.environ.get('USERNAME', '')}"
+    command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{user}:F"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        print(f"[WARN] {path} holds document text and could not be made private to {user}: check its folder's rights")

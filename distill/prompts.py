@@ -1,0 +1,92 @@
+"""The only place where wording is assembled.
+
+Training rows, teacher requests, the Modelfile and both sides of the evaluation all come through here, so that they cannot
+drift apart. Knows no tokenizer and no HTTP.
+"""
+
+from __future__ import annotations
+
+import ntpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill.config import PromptSection
+from distill.records import Chunk, ContextSpan
+
+Message = dict[str, str]
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A user message, and where each chunk's text stands in it."""
+
+    instruction: str
+    context: tuple[ContextSpan, ...]
+
+
+def render_prompt(prompt: PromptSection, question: str, chunks: Sequence[Chunk]) -> RenderedPrompt:
+    """The whole RAG prompt as one user message, the shape in which HybridRAG3 asks.
+
+    Placeholders are filled in one pass, so braces in a document or a question stay as they are.
+    """
+    context, spans = render_context(prompt, chunks)
+    head, tail = prompt.template.split("{context}")
+    head, tail = (fill(part, {"question": question}) for part in (head, tail))
+    moved = tuple(span.model_copy(update={"start": span.start + len(head), "end": span.end + len(head)}) for span in spans)
+    return RenderedPrompt(head + context + tail, moved)
+
+
+def render_context(prompt: PromptSection, chunks: Sequence[Chunk]) -> tuple[str, list[ContextSpan]]:
+    """The numbered sources as one text, and the offsets of each chunk's text in it."""
+    text, spans = "", []
+    for number, chunk in enumerate(chunks, start=1):
+        before, after = prompt.source_format.split("{text}")
+        values = {"number": str(number), "source": chunk.source, "source_name": ntpath.basename(chunk.source)}
+        text += (prompt.source_separator if spans else "") + fill(before, values)
+        span = ContextSpan(
+            chunk_id=chunk.chunk_id, source=chunk.source, score=round(chunk.score, 6), start=len(text),
+            end=len(text) + len(chunk.text),
+        )
+        text += chunk.text + fill(after, values)
+        spans.append(span)
+    return text, spans
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """Replace each {name} that `values` knows; every other brace is left alone."""
+    return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def to_messages(system: str, instruction: str) -> list[Message]:
+    """The messages that student, base and tuned model all get: the system prompt, if there is one, and one user message."""
+    messages = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": instruction}]
+
+
+def to_teacher_messages(system: str, instructions: str, instruction: str) -> list[Message]:
+    """The student's messages with the teacher's extra instructions after the system prompt: the chunks are the same."""
+    return to_messages("\n\n".join(part for part in (system, instructions) if part), instruction)
+
+
+def render_citation(prompt: PromptSection, number: int) -> str:
+    """The tag that cites source `number`, counted from 1."""
+    return fill(prompt.citation, {"number": str(number)})
+
+
+def find_citations(prompt: PromptSection, answer: str) -> list[int]:
+    """The source numbers that an answer cites, in order, repeats included."""
+    before, after = (re.escape(part) for part in prompt.citation.split("{number}"))
+    return [int(number) for number in re.findall(rf"{before}(\d{{1,6}}){after}", answer)]
+
+
+def is_refusal(prompt: PromptSection, answer: str) -> bool:
+    """Whether an answer is the configured refusal: case, spacing and the final full stop do not matter."""
+    refusal = normalise(prompt.refusal).rstrip(".")
+    return bool(refusal) and refusal in normalise(answer)
+
+
+def normalise(text: str) -> str:
+    """Lower case, runs of white space as one blank."""
+    return " ".join(text.lower().split())

@@ -1,0 +1,88 @@
+"""The typed rows that cross a stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distill.errors import PipelineError
+from distill.files import read_jsonl
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One passage of the index as retrieved for one question; `score` is a plain cosine, -1 to 1."""
+
+    chunk_id: str
+    source: str
+    text: str
+    score: float
+
+
+class ContextSpan(BaseModel):
+    """Where a chunk's text stands in a row's instruction: instruction[start:end], offsets in characters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    chunk_id: str
+    source: str
+    score: float
+    start: int
+    end: int
+
+
+class TrainingExample(BaseModel):
+    """One row of train.jsonl or heldout.jsonl: the user message, the answer to learn, and where both came from.
+
+    A curated row needs `instruction` and `output` only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = ""
+    instruction: str = Field(min_length=1)
+    output: str = Field(min_length=1)
+    category: str = ""
+    timestamp: str = ""
+    teacher_model: str = ""
+    num_chunks: int = 0
+    question: str = ""
+    context: tuple[ContextSpan, ...] = ()
+
+
+def load_examples(path: Path) -> list[TrainingExample]:
+    """Read a JSONL file of training rows. Raises PipelineError with file and line for the first row that is not one."""
+    return [to_example(row, path, number) for number, row in read_jsonl(path)]
+
+
+def to_example(row: dict[str, Any], path: Path, number: int) -> TrainingExample:
+    """Raises PipelineError naming file, line and key."""
+    try:
+        return TrainingExample.model_validate(row)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise PipelineError(f"{path}:{number} {key}: {problem['msg']}") from None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model said to one held-out question. A failed call has an `error` and no text, and is never scored."""
+
+    example_id: str
+    side: Literal["base", "tuned"]
+    text: str = ""
+    error: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    seconds: float = 0.0
+    request_sha256: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """The answer as a JSON object."""
+        return asdict(self)
