@@ -77,8 +77,18 @@ def render_citation(prompt: PromptSection, number: int) -> str:
 
 def find_citations(prompt: PromptSection, answer: str) -> list[int]:
     """The source numbers that an answer cites, in order, repeats included."""
+    return [int(number) for number in citation_pattern(prompt).findall(answer)]
+
+
+def strip_citations(prompt: PromptSection, answer: str) -> str:
+    """An answer without its citation tags and the blanks before them: what it says, not where it stands."""
+    return re.sub(rf"[ \t]*{citation_pattern(prompt).pattern}", "", answer).strip()
+
+
+def citation_pattern(prompt: PromptSection) -> re.Pattern[str]:
+    """Matches a citation tag; group 1 is the source number."""
     before, after = (re.escape(part) for part in prompt.citation.split("{number}"))
-    return [int(number) for number in re.findall(rf"{before}(\d{{1,6}}){after}", answer)]
+    return re.compile(rf"{before}(\d{{1,6}}){after}")
 
 
 def is_refusal(prompt: PromptSection, answer: str) -> bool:

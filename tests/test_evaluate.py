@@ -1,0 +1,349 @@
+"""Stage 4 against a real HTTP server that stands in for Ollama, on hand-made results of stages 1 to 3."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluate
+from distill.errors import PipelineError
+from distill.files import read_jsonl
+from distill.records import TrainingExample
+from tests.finished_stages import BASE, TUNED, ModelServer, hash_models, write_config, write_stages
+
+ROOT = Path(__file__).parent.parent
+RAMBLING = "It depends on many things; in general one asks the supplier. [Source 9]"
+
+
+class World:
+    """A work folder with stages 1 to 3 done, and a server; `references` are the held-out answers by user message."""
+
+    def __init__(self, folder: Path, server: ModelServer) -> None:
+        self.folder, self.server = folder, server
+        self.config = write_config(folder, server.base_url)
+        self.examples = self.write()
+
+    def write(self, **fields: Any) -> list[TrainingExample]:
+        examples = write_stages(self.config, **fields)
+        self.references = {example.instruction: example.output for example in examples}
+        self.server.blobs = hash_models(self.config)
+        return examples
+
+    def answer(self, body: Any) -> str:
+        """Tuned says what the reference says, base rambles."""
+        return self.references[body["messages"][-1]["content"]] if body["model"] == TUNED else RAMBLING
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--config", str(self.folder / "config.yaml"), *options])
+        evaluate.main()
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.folder / "evaluation" / name).read_text(encoding="utf-8"))
+
+    def read_answers(self) -> list[dict[str, Any]]:
+        return [row for _, row in read_jsonl(self.folder / "evaluation" / "answers.jsonl")]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with ModelServer(lambda body: RAMBLING) as server:
+        made = World(tmp_path, server)
+        server.reply = made.answer
+        yield made
+
+
+def fail_for(world: World, rows: set[int], failure: Any, model: str = TUNED) -> Callable[[Any], Any]:
+    """The world's answers, but `failure` for some rows of one model."""
+    failing = {world.examples[row].instruction for row in rows}
+
+    def reply(body: Any) -> Any:
+        return failure if body["model"] == model and body["messages"][-1]["content"] in failing else world.answer(body)
+
+    return reply
+
+
+# -----------------------------------------------------------------------------
+# Verdict and outputs
+
+
+def test_tuned_is_better(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    world.write(count=24)
+    world.run(monkeypatch)
+    summary, printed = world.read_json("summary.json"), capsys.readouterr().out
+    assert summary["verdict"] == "better" and summary["primary_metric"] == "reference_similarity"
+    primary = summary["metrics"]["reference_similarity"]
+    assert (primary["pairs"], primary["groups"], primary["wins"], primary["tuned"]) == (24, 8, 24, 1.0)
+    assert 0 < primary["interval"][0] <= primary["difference"] <= primary["interval"][1]
+    assert summary["metrics"]["citation_validity"]["difference"] == 1.0
+    assert "*reference_similarity" in printed and "[OK] Tuned is better: " in printed and "report.html" in printed
+    assert printed.isascii()
+    report = (world.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert report.count("<article") == 24 and "Tuned is better" in report
+
+
+def test_equal_answers_are_no_measurable_difference(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.server.reply = lambda body: RAMBLING
+    world.run(monkeypatch)
+    summary = world.read_json("summary.json")
+    assert summary["verdict"] == "no measurable difference"
+    assert summary["metrics"]["reference_similarity"]["interval"] == [0.0, 0.0]
+    assert "[WARN] No measurable difference: " in capsys.readouterr().out
+
+
+def test_worse_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(count=24)
+    world.server.reply = lambda body: world.answer({**body, "model": BASE if body["model"] == TUNED else TUNED})
+    world.run(monkeypatch)
+    assert world.read_json("summary.json")["verdict"] == "worse"
+
+
+def test_manifest_and_privacy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    manifest, folder = world.read_json("manifest.json"), world.folder / "evaluation"
+    assert {entry["path"] for entry in manifest["outputs"]} == {f"evaluation/{name}" for name in evaluate.OUTPUTS}
+    assert set(manifest["manifests"]) == {"training_data/manifest.json", "gguf/manifest.json"}
+    assert manifest["details"]["models"]["base"]["sha256"] == hash_models(world.config)[BASE]
+    for name in ("manifest.json", "summary.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert str(world.folder) not in text and "Source 9" not in text and "units" not in text
+    if sys.platform != "win32":
+        assert all((folder / name).stat().st_mode & 0o077 == 0 for name in ("answers.jsonl", "report.html"))
+
+
+# -----------------------------------------------------------------------------
+# The same conditions
+
+
+def test_both_sides_get_the_same_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    chats = world.server.list_chats()
+    assert [body["model"] for body in chats] == [BASE] * 12 + [TUNED] * 12
+    base, tuned = ([{**body, "model": ""} for body in chats[start : start + 12]] for start in (0, 12))
+    assert base == tuned
+    first = base[0]
+    assert first["messages"] == [
+        {"role": "system", "content": world.config.prompt.system}, {"role": "user", "content": world.examples[0].instruction}
+    ]
+    assert first["options"] == {
+        "temperature": 0.0, "top_p": 0.9, "top_k": 40, "seed": 42, "num_ctx": 4096, "num_predict": 512
+    }
+    assert first["stream"] is False
+    # base is freed before tuned is loaded: each model is in memory once
+    order = world.server.list_paths("/api/chat", "/api/generate")
+    assert order.index(("/api/generate", BASE)) == 12 and order[-1] == ("/api/generate", TUNED)
+
+
+# -----------------------------------------------------------------------------
+# Failures
+
+FAILURES = [
+    ((500, {"error": "out of memory"}), "out of memory"),
+    ((200, {"error": "model runner has stopped"}), "model runner has stopped"),
+    ((200, "<html>sign in</html>"), "did not answer with JSON"),
+    ((200, {"message": None, "done": True}), "without a finished message"),
+    ("", "empty answer"),
+    (" \n ", "empty answer"),
+    ((200, {"message": {"content": "x"}, "done": True}), "no prompt_eval_count"),
+    ((200, {"message": {"content": "x"}, "done": True, "prompt_eval_count": 3585}), "num_ctx 4096 leaves 3584"),
+    ((200, {"message": {"content": "x"}, "done": True, "prompt_eval_count": 4096}), "num_ctx 4096 leaves 3584"),
+]
+
+
+@pytest.mark.parametrize(("failure", "message"), FAILURES)
+def test_failed_call_is_no_answer(world: World, monkeypatch: pytest.MonkeyPatch, failure: Any, message: str) -> None:
+    write_config(world.folder, world.server.base_url, "max_failed_share: 0.1")
+    world.server.reply = fail_for(world, {3}, failure)
+    world.run(monkeypatch)
+    asked = Counter((body["model"], body["messages"][-1]["content"]) for body in world.server.list_chats())
+    assert asked.pop((TUNED, world.examples[3].instruction)) == 2 and set(asked.values()) == {1}
+    [failed] = [row for row in world.read_answers() if row["error"]]
+    assert message in failed["error"] and (failed["text"], failed["side"], failed["example_id"]) == ("", "tuned", "row-3")
+    summary = world.read_json("summary.json")
+    assert summary["failures"] == {"base": 0, "tuned": 1} and summary["answered_by_both"] == 11
+    assert {metric["pairs"] for metric in summary["metrics"].values()} == {11}
+    report = (world.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "Failed: " in report and "0 / 1" in report
+
+
+def test_longest_prompt_that_fits_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitting = {"message": {"content": "x"}, "done": True, "done_reason": "length", "prompt_eval_count": 3584}
+    world.server.reply = lambda body: (200, fitting)
+    world.run(monkeypatch)
+    assert world.read_json("summary.json")["metrics"]["finished"]["tuned"] == 0.0
+
+
+def test_second_try_can_succeed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: Counter[str] = Counter()
+
+    def reply(body: Any) -> Any:
+        key = body["model"] + body["messages"][-1]["content"]
+        tries[key] += 1
+        return world.answer(body) if tries[key] == 2 else (503, {"error": "busy"})
+
+    world.server.reply = reply
+    world.run(monkeypatch)
+    assert world.read_json("summary.json")["failures"] == {"base": 0, "tuned": 0}
+
+
+def test_too_many_failures_stop_and_keep_the_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.server.reply = fail_for(world, {7, 8}, (500, {"error": "out of memory"}))
+    message = r"1 of 12 questions to the tuned model failed.*max_failed_share 0\.05.*out of memory"
+    with pytest.raises(PipelineError, match=message):
+        world.run(monkeypatch)
+    assert not (world.folder / "evaluation" / "manifest.json").exists()
+    assert sum(not row["error"] for row in world.read_answers()) == 12 + 7
+    world.server.requests.clear()
+    world.server.reply = world.answer
+    world.run(monkeypatch)
+    asked = [(body["model"], body["messages"][-1]["content"]) for body in world.server.list_chats()]
+    assert asked == [(TUNED, example.instruction) for example in world.examples[7:]]
+    rows = world.read_answers()
+    assert len(rows) == 24 and not [row for row in rows if row["error"]]
+
+
+def test_server_that_is_gone_stops_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(world.folder, "http://127.0.0.1:9")
+    with pytest.raises(PipelineError, match=r"nothing answers at http://127\.0\.0\.1:9"):
+        world.run(monkeypatch)
+
+
+# -----------------------------------------------------------------------------
+# Going on
+
+
+def test_killed_run_asks_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def reply(body: Any) -> Any:
+        if body["model"] == TUNED and body["messages"][-1]["content"] == world.examples[4].instruction and not gate.is_set():
+            reached.set()
+            gate.wait(60)
+        return world.answer(body)
+
+    world.server.reply = reply
+    command = [sys.executable, "evaluate.py", "--config", str(world.folder / "config.yaml")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert reached.wait(60)
+    process.kill()
+    process.wait()
+    gate.set()
+    log = world.folder / "evaluation" / "answers.jsonl"
+    before = log.read_text(encoding="utf-8")
+    assert before.count("\n") == 16
+    with open(log, "a", encoding="utf-8") as file:
+        file.write('{"example_id": "row-4", "side": "tun')  # a kill in the middle of a write
+    world.server.requests.clear()
+    world.run(monkeypatch)
+    assert "Going on: 16 of 24 answers are on disk" in capsys.readouterr().out
+    asked = [(body["model"], body["messages"][-1]["content"]) for body in world.server.list_chats()]
+    assert asked == [(TUNED, example.instruction) for example in world.examples[4:]]  # base is not even loaded
+    assert world.read_json("summary.json")["answered_by_both"] == 12
+
+
+def test_other_options_make_other_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    (world.folder / "evaluation" / "manifest.json").unlink()  # as if it had been killed just before the end
+    world.server.requests.clear()
+    world.run(monkeypatch)
+    assert world.server.list_chats() == []
+    (world.folder / "evaluation" / "manifest.json").unlink()
+    write_config(world.folder, world.server.base_url, "max_tokens: 256")
+    world.run(monkeypatch)
+    assert {body["options"]["num_predict"] for body in world.server.list_chats()} == {256}
+    assert len(world.server.list_chats()) == len(world.read_answers()) == 24
+
+
+def test_finished_run_is_refused_or_overwritten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    with pytest.raises(PipelineError, match=r"holds a finished run: .*--overwrite"):
+        world.run(monkeypatch)
+    world.server.requests.clear()
+    world.run(monkeypatch, "--overwrite")
+    assert len(world.server.list_chats()) == 24
+
+
+def test_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch, "--limit", "3")
+    summary = world.read_json("summary.json")
+    assert len(world.server.list_chats()) == 6
+    assert summary["verdict"] == "no measurable difference" and "a verdict needs at least 6" in summary["reason"]
+
+
+def test_dry_run_asks_nothing(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    world.run(monkeypatch, "--dry-run")
+    assert world.server.list_chats() == [] and not (world.folder / "evaluation").exists()
+    assert "[OK] 12 held-out questions" in capsys.readouterr().out
+
+
+# -----------------------------------------------------------------------------
+# Inputs that stop it
+
+
+def add_to_config(world: World, line: str) -> None:
+    with open(world.folder / "config.yaml", "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def touch_gguf(world: World) -> None:
+    (world.config.gguf_dir / "student-q4_k_m.gguf").write_bytes(b"another")
+
+
+def set_metric(world: World, name: str) -> None:
+    write_config(world.folder, world.server.base_url, f"primary_metric: {name}")
+
+
+STOPS = [
+    (lambda world: (world.config.training_dir / "manifest.json").unlink(), r"generate_training_data\.py  first"),
+    (lambda world: (world.config.gguf_dir / "manifest.json").unlink(), r"gguf/manifest.json is missing: run  python export"),
+    (lambda world: (world.config.training_dir / "heldout.jsonl").write_text("{}"), "heldout.jsonl has changed"),
+    (touch_gguf, "student-q4_k_m.gguf has changed"),
+    (lambda world: add_to_config(world, "prompt: {system: Other.}"), r"prompt.system is 'Other.' but .* was made with 'You"),
+    (lambda world: add_to_config(world, "finetune: {base_model: a/b}"), r"base_model is 'a/b' but gguf/manifest.json was made"),
+    (lambda world: world.write(export_base=False), r"no base model to compare with: set export.export_base: true"),
+    (lambda world: world.write(trained_on="a held-out question"), "was trained on another training_data/train.jsonl"),
+    (lambda world: world.write(count=0), "holds no rows"),
+    (lambda world: set_metric(world, "reference_similarty"), "did you mean reference_similarity"),
+    (lambda world: set_metric(world, "tutorial_score"), "must not decide"),
+    (lambda world: world.server.models.remove("student-base:latest"),
+     r'has no model student-base: run  ollama create student-base -f ".*gguf.Modelfile.base"'),
+    (lambda world: world.server.blobs.update({TUNED: "0" * 64}), r"student in Ollama was not made from the present gguf/stud"),
+    (lambda world: world.server.models.remove("nomic-embed-text:latest"), "has no model nomic-embed-text: run  ollama pull"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), STOPS, ids=[message[:30] for _, message in STOPS])
+def test_stops_before_a_question_is_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: Callable[[World], Any], message: str
+) -> None:
+    change(world)
+    with pytest.raises(PipelineError, match=message) as caught:
+        world.run(monkeypatch)
+    assert world.server.list_chats() == [] and "\n" not in str(caught.value)
+
+
+def test_newer_adapters_are_only_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.config.adapters_dir / "manifest.json").unlink()
+    world.run(monkeypatch, "--dry-run")
+    assert "[WARN] adapters/manifest.json is not the one that gguf/ was made from" in capsys.readouterr().out
+
+
+def test_command_line_prints_one_line_and_exits_1(world: World) -> None:
+    world.server.models.remove("student:latest")
+    command = [sys.executable, "evaluate.py", "--config", str(world.folder / "config.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("[FAIL] Ollama at http://127.0.0.1:")
