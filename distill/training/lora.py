@@ -1,0 +1,82 @@
+"""Which modules LoRA adapts, and the proof that it adapts them all.
+
+The usual list of seven names (q_proj, k_proj, ...) matches two of the four kinds of projection in a Phi3 model, and PEFT says
+nothing: the run trains a third of what it should. Here a name that matches nothing, or a module left out, stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from distill.errors import PipelineError
+
+
+def list_linear_layers(model: Any) -> list[str]:
+    """The full names of the decoder's linear layers, without the output layer. 4-bit layers are linear layers too."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+
+
+def resolve_targets(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[list[str], list[str]]:
+    """The kinds of module to adapt (such as qkv_proj) and the full names that must end up adapted.
+
+    Raises PipelineError for a kind that the model does not have.
+    """
+    layers = list_linear_layers(model)
+    kinds = sorted({last_part(name) for name in layers})
+    wanted = kinds if target_modules == "all-linear" else list(target_modules)
+    unknown = [kind for kind in wanted if kind not in kinds]
+    if unknown:
+        raise PipelineError(
+            f"config.yaml finetune.target_modules: {', '.join(unknown)} not in this model, which has "
+            f"{', '.join(kinds)}: use all-linear or these names"
+        )
+    return wanted, [name for name in layers if last_part(name) in wanted]
+
+
+def last_part(name: str) -> str:
+    """qkv_proj of model.layers.0.self_attn.qkv_proj."""
+    return name.rsplit(".", 1)[-1]
+
+
+def require_adapted(model: Any, expected: Iterable[str]) -> list[str]:
+    """The full names of the adapted modules. Raises PipelineError when an expected one carries no adapter."""
+    adapted = [name for name, _ in iterate_adapters(model)]
+    missing = sorted(set(expected) - set(adapted))
+    if missing:
+        raise PipelineError(
+            f"only {len(adapted)} of {len(adapted) + len(missing)} modules were adapted, missing {missing[0]} and "
+            f"{len(missing) - 1} more: set finetune.backend to trl, or update peft and unsloth"
+        )
+    return adapted
+
+
+def iterate_adapters(model: Any) -> Iterable[tuple[str, Any]]:
+    """(name in the base model, B matrix) of every adapted module."""
+    for name, module in model.named_modules():
+        if getattr(module, "lora_B", None):
+            yield name.removeprefix("base_model.model."), module.lora_B["default"].weight
+
+
+def require_moved(model: Any) -> None:
+    """Raises PipelineError when a B matrix is still zero, as it is before training: its module does not learn."""
+    still = [name for name, weight in iterate_adapters(model) if not weight.detach().any()]
+    if still:
+        raise PipelineError(
+            f"{len(still)} adapters did not move in the first step, the first is {still[0]}: "
+            "no gradient reaches them; set finetune.backend to trl and tell us"
+        )
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Trainable and total parameters; a 4-bit weight counts as the two values that each of its bytes holds."""
+    sizes = [(parameter, packed_size(parameter)) for parameter in model.parameters()]
+    return sum(size for parameter, size in sizes if parameter.requires_grad), sum(size for _, size in sizes)
+
+
+def packed_size(parameter: Any) -> int:
+    """Values in a parameter, unpacking bitsandbytes' two 4-bit values a byte."""
+    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)

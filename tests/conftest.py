@@ -1,0 +1,21 @@
+"""Fixtures that several folders of tests share; what is expensive is made once a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing in a test may reach a model hub, and no test needs a GPU.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Phi-4-mini-shaped model of two layers; read it, do not write into it."""
+    from tests.tiny_models import write_tiny_phi3
+
+    return write_tiny_phi3(tmp_path_factory.mktemp("tiny_phi3"))

@@ -1,0 +1,178 @@
+"""config.yaml: what is refused, how it is said, and what Windows does to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill.config import Config, load_config
+from distill.errors import PipelineError
+
+SHIPPED = Path(__file__).parent.parent / "config.yaml"
+
+
+def load_text(folder: Path, text: str, encoding: str = "utf-8") -> Config:
+    path = folder / "config.yaml"
+    path.write_bytes(text.encode(encoding))
+    return load_config(path)
+
+
+# -----------------------------------------------------------------------------
+# The shipped file
+
+
+def test_shipped_config_shows_the_defaults() -> None:
+    shipped = load_config(SHIPPED)
+    defaults = Config.model_validate({}, context={"folder": SHIPPED.parent.resolve()})
+    assert shipped.model_dump() == defaults.model_dump()
+
+
+def test_shipped_config_names_every_key_under_a_comment() -> None:
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    data = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    expected = Config.model_validate({}, context={"folder": SHIPPED.parent}).model_dump()
+    assert list_keys(data) == list_keys(expected)
+    for number, line in enumerate(lines):
+        if re.match(r" *[a-z_0-9]+:", line):
+            block = list(reversed(lines[:number]))
+            above = next(text for text in block if text.strip() and not is_sibling(text, line))
+            assert above.strip().startswith("#"), f"line {number + 1} has no comment above it: {line}"
+
+
+def is_sibling(text: str, line: str) -> bool:
+    """Keys that stand together under one comment, such as temperature and top_p."""
+    return bool(re.match(r" *[a-z_0-9]+:", text)) and indent(text) == indent(line)
+
+
+def indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def list_keys(value: object, prefix: str = "") -> set[str]:
+    if not isinstance(value, dict):
+        return set()
+    return {prefix + key for key in value} | {k for key in value for k in list_keys(value[key], f"{prefix}{key}.")}
+
+
+# -----------------------------------------------------------------------------
+# Problems
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("finetune:\n  lerning_rate: 1\n", r"config.yaml:2 finetune.lerning_rate: unknown key: did you mean learning_rate\?"),
+        ("fintune:\n  epochs: 1\n", r"config.yaml:1 fintune: unknown key: did you mean finetune\?"),
+        ("generate:\n  teacher:\n    modle: x\n", r"config.yaml:3 generate.teacher.modle: .* did you mean model\?"),
+        ("finetune:\n  epochs: -1\n", r"config.yaml:2 finetune.epochs: .*greater than 0 \(given: '-1'\)"),
+        ("finetune:\n  epochs: many\n", r"config.yaml:2 finetune.epochs: .*number.*\(given: 'many'\)"),
+        ("finetune:\n  backend: tensorflow\n", r"config.yaml:2 finetune.backend: .*'auto', 'unsloth' or 'trl'"),
+        ("finetune:\n  batch_size: 3\n", r"effective_batch_size 8 is not a multiple of batch_size 3"),
+        ("finetune: 3\n", r"config.yaml:1 finetune: .*"),
+        ("prompt:\n  template: no places\n", r"config.yaml:2 prompt.template: must hold \{context\} exactly once"),
+        ("evaluate:\n  ollama_url: localhost:11434\n", r"evaluate.ollama_url: must be an http or https address"),
+        ("generate:\n  teacher:\n    base_url: https://me:secret@host/v1\n", r"must hold no user name, password or key"),
+        ("work_dir: .\nwork_dir: ..\n", r"config.yaml:2 work_dir: stands twice, also in line 1"),
+        ("- a\n- b\n", r"must hold keys such as work_dir"),
+        ("a: [1\n", r"config.yaml:\d+ is not YAML"),
+        ("finetune:\n\tepochs: 1\n", r"config.yaml:2 a tab stands where YAML wants blanks"),
+    ],
+)
+def test_problem_names_file_line_and_key(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(PipelineError) as problem:
+        load_text(tmp_path, text)
+    assert re.search(expected, str(problem.value))
+    assert "secret" not in str(problem.value) or "password" in str(problem.value)
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as problem:
+        load_text(tmp_path, "finetune:\n  epochs: -1\n  lora_r: 0\n  sed: 1\nexport:\n  name: 'A B'\n")
+    assert [key for key in ("epochs", "lora_r", "sed", "export.name") if key in str(problem.value)] == [
+        "epochs", "lora_r", "sed", "export.name",
+    ]
+
+
+def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"config.yaml is missing: run in the project's folder"):
+        load_config(tmp_path / "config.yaml")
+
+
+# -----------------------------------------------------------------------------
+# Windows
+
+
+def test_number_that_yaml_reads_as_text(tmp_path: Path) -> None:
+    assert yaml.safe_load("2e-4") == "2e-4"
+    assert load_text(tmp_path, "finetune:\n  learning_rate: 2e-4\n").finetune.learning_rate == 0.0002
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (r'"D:\FineTuning"', r"config.yaml:1 a backslash in double quotes is an escape: write the path with forward slashes"),
+        (r'"D:\new\table"', r"work_dir: a backslash in double quotes became a control character.*forward slashes"),
+    ],
+)
+def test_backslash_in_double_quotes(tmp_path: Path, path: str, expected: str) -> None:
+    with pytest.raises(PipelineError) as problem:
+        load_text(tmp_path, f"work_dir: {path}\n")
+    assert re.search(expected, str(problem.value))
+
+
+def test_byte_order_mark_of_powershell(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "finetune:\n  seed: 7\n", "utf-8-sig").finetune.seed == 7
+
+
+def test_utf_16_of_powershell_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="UTF-16, as PowerShell"):
+        load_text(tmp_path, "finetune:\n  seed: 7\n", "utf-16")
+
+
+def test_crlf(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "prompt:\r\n  refusal: No.\r\n").prompt.refusal == "No."
+
+
+# -----------------------------------------------------------------------------
+# Paths
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "work_dir: out\ngenerate:\n  curated_files: [mine.jsonl]\n")
+    assert config.work_dir == tmp_path / "out"
+    assert config.generate.curated_files == (tmp_path / "mine.jsonl",)
+
+
+def test_default_paths_are_relative_to_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert load_text(tmp_path, "").generate.questions_file == tmp_path / "domain_questions.yaml"
+    assert load_text(tmp_path, "generate:\n  top_k: 3\n").generate.questions_file == tmp_path / "domain_questions.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_path"),
+    [("unsloth/Phi-4-mini-instruct", False), ("./student", True), ("student", True), ("nomic-embed-text:latest", False)],
+)
+def test_model_is_a_folder_or_a_hub_id(tmp_path: Path, name: str, is_path: bool) -> None:
+    (tmp_path / "student").mkdir()
+    model = load_text(tmp_path, f"finetune:\n  base_model: '{name}'\n").finetune.base_model
+    assert model == (str(tmp_path / "student") if is_path else name)
+
+
+def test_description_holds_no_machine_path(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    text = "work_dir: out\nfinetune:\n  base_model: ./student\ngenerate:\n  index_folder: out/index\n  questions_file: q.yaml\n"
+    config = load_text(tmp_path, text)
+    described = str([config.describe(section) for section in ("generate", "finetune", "export", "evaluate")])
+    assert str(tmp_path) not in described
+    assert config.value_of("finetune.base_model") == "student"
+    assert config.value_of("generate.index_folder") == "index"
+
+
+def test_config_is_frozen(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "")
+    with pytest.raises(Exception, match="frozen"):
+        config.finetune.seed = 1

@@ -1,0 +1,28 @@
+"""A user's mistake is one line; ours keeps its traceback. Run as real processes, since exit codes are the contract."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "present", "absent"),
+    [
+        ("raise PipelineError('x.yaml:3 is wrong: mend it')", 1, "[FAIL] x.yaml:3 is wrong: mend it\n", "Traceback"),
+        ("raise KeyboardInterrupt", 130, "[WARN] stopped: run the same command again", "Traceback"),
+        ("raise KeyError('ours')", 1, "Traceback", "[FAIL]"),
+        ("print('\\u4e2d')", 0, "", "Traceback"),
+    ],
+)
+def test_ending(body: str, code: int, present: str, absent: str) -> None:
+    program = f"from distill.errors import PipelineError, run\ndef main():\n    {body}\nrun(main)"
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "SYSTEMROOT": "C:\\Windows", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert present in done.stderr and absent not in done.stderr

@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+import generate_training_data
+from distill.config import load_config
+from distill.errors import PipelineError
+from distill.manifest import require_manifest
+from tests.servers import OllamaServer, TeacherServer, answer_plainly, question_of
+from tests.stage1 import DOCUMENTS, KEY_NAME, QUESTIONS, UNITS, World, make_world
+
+ROW_KEYS = {
+    "id", "instruction", "output", "category", "timestamp", "teacher_model", "num_chunks", "question", "context",
+}
+TOTAL = 2 * len(UNITS)
+KEY = "sk-test-51d0c7aa93"
+REFUSAL = "The provided documents do not answer this question."
+
+
+@pytest.fixture
+def ollama() -> Iterator[OllamaServer]:
+    """An embedder."""
+    with OllamaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def teacher() -> Iterator[TeacherServer]:
+    """A teacher that answers."""
+    with TeacherServer() as server:
+        yield server
+
+
+def call(monkeypatch: pytest.MonkeyPatch, world: World, *options: str) -> None:
+    """The script's main in this process: as fast as the tests of its many endings want it."""
+    monkeypatch.setattr(sys, "argv", ["generate_training_data.py", "--config", str(world.config), *options])
+    generate_training_data.main()
+
+
+def edit(world: World, change: Any) -> None:
+    """Change config.yaml through a function on its values."""
+    values = yaml.safe_load(world.config.read_text(encoding="utf-8"))
+    change(values)
+    world.config.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+# -----------------------------------------------------------------------------
+# A whole run
+
+
+def check_rows(world: World) -> None:
+    """What holds for the rows of every run of this world."""
+    texts = dict(DOCUMENTS)
+    sources: dict[str, set[str]] = {}
+    for side in ("train", "heldout"):
+        rows = world.rows(f"{side}.jsonl")
+        sources[side] = {span["source"] for row in rows for span in row["context"]}
+        for row in rows:
+            assert set(row) == ROW_KEYS and row["num_chunks"] == len(row["context"]) and row["question"] in row["instruction"]
+            assert re.fullmatch(r"[0-9a-f]{16}", row["id"]) and row["timestamp"].endswith("+00:00")
+            for span in row["context"]:
+                chunk = row["instruction"][span["start"] : span["end"]]
+                assert chunk and chunk in texts[span["source"]]
+    assert sources["train"] and sources["heldout"] and not sources["train"] & sources["heldout"]
+
+
+def test_the_extractive_teacher_makes_a_whole_set(tmp_path: Path, ollama: OllamaServer) -> None:
+    world = make_world(tmp_path, ollama)
+    output = world.run()
+    check_rows(world)
+    rows = world.all_rows()
+    assert {row["question"] for row in rows} == {question for items in QUESTIONS.values() for question in items}
+    assert all(row["num_chunks"] == 2 and row["teacher_model"] == "extractive (no model)" for row in rows)
+    pump = next(row for row in rows if row["question"] == "What is the pump limit?")
+    assert "The pump limit is 20 degrees. [Source 1]" in pump["output"] and pump["category"] == "Thermal"
+    assert "Next:  python finetune.py" in output and "[FAIL]" not in output
+    inputs = [text for request in ollama.requests for text in request["body"]["input"]]
+    assert sum(text.startswith("search_query: ") for text in inputs) == TOTAL
+    if os.name == "posix":
+        assert all(path.stat().st_mode & 0o077 == 0 for path in world.training.glob("*.jsonl"))
+
+
+def test_the_manifest_tells_the_next_stage_what_it_must_know(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama)
+    call(monkeypatch, world)
+    config = load_config(world.config)
+    manifest = require_manifest(world.training, "generate_training_data.py", config)
+    assert set(manifest["fixed"]) == {f"prompt.{key}" for key in generate_training_data.FIXED}
+    assert all(config.value_of(key) == value for key, value in manifest["fixed"].items())
+    counts = manifest["counts"]
+    assert counts["rows"] == counts["train"] + counts["heldout"] == TOTAL == counts["asked"] and counts["failures"] == 0
+    assert counts["per_category"] == {"Looks": 12, "Thermal": 12} and counts["per_teacher"] == {"extractive (no model)": 24}
+    assert [entry["path"] for entry in manifest["inputs"]] == ["questions.yaml", "hybridrag.sqlite3"]
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_a_real_teacher_sees_what_the_student_will_see(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world)
+    check_rows(world)
+    asked = {question_of(request["body"]): request["body"] for request in teacher.requests}
+    for row in world.all_rows():
+        system, user = asked[row["question"]]["messages"]
+        assert user == {"role": "user", "content": row["instruction"]}
+        assert system["content"].startswith("You are a domain expert") and "five years of experience" in system["content"]
+        assert row["output"] == answer_plainly(asked[row["question"]]) and row["teacher_model"] == "teacher-1"
+
+
+def test_rows_keep_the_order_of_the_questions(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher, concurrency=8)
+    call(monkeypatch, world)
+    order = [question for items in QUESTIONS.values() for question in items]
+    for side in ("train", "heldout"):
+        places = [order.index(row["question"]) for row in world.rows(f"{side}.jsonl")]
+        assert places == sorted(places)
+
+
+# -----------------------------------------------------------------------------
+# Going on
+
+
+def test_a_second_run_asks_nothing_and_writes_the_same(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world)
+    before = {path.name: path.read_bytes() for path in world.training.glob("*.jsonl")}
+    call(monkeypatch, world)
+    assert {path.name: path.read_bytes() for path in world.training.glob("*.jsonl")} == before
+    assert len(teacher.requests) == TOTAL and world.manifest()["counts"]["asked"] == 0
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, ollama: OllamaServer) -> None:
+    with TeacherServer(delay_seconds=0.15) as slow, TeacherServer() as quick:
+        killed = make_world(tmp_path / "killed", ollama, slow, concurrency=2)
+        process = killed.start()
+        answers = killed.training / "answers.jsonl"
+        wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 5, process)
+        process.kill()
+        process.communicate()
+        on_disk = answers.read_bytes().splitlines(keepends=True)
+        known = {json.loads(line)["question"] for line in on_disk if line.endswith(b"\n")}
+        assert 5 <= len(known) < TOTAL and not (killed.training / "manifest.json").exists()
+        assert not (killed.training / "train.jsonl").exists()
+        # Power may also fail in the middle of a character.
+        with open(answers, "ab") as file:
+            file.write('{"id": "0123", "output": "20 \u00b0'.encode()[:-1])
+        killed.run()
+        counts = slow.count_questions()
+        assert {counts[question] for question in known} == {1}, "a row on disk is never asked for again"
+        assert set(counts) == {question for items in QUESTIONS.values() for question in items}
+
+        whole = make_world(tmp_path / "whole", ollama, quick, concurrency=2)
+        whole.run()
+    assert killed.all_rows() == whole.all_rows()
+    assert killed.manifest()["counts"] == {**whole.manifest()["counts"], "asked": TOTAL - len(known)}
+
+
+def wait_for(condition: Any, process: Any, seconds: float = 90) -> None:
+    """Poll until the condition holds; the process must be running all the while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("change", [
+    lambda values: values.update(prompt={"system": "Answer in one sentence."}),
+    lambda values: values["generate"]["teacher"].update(instructions="Be brief."),
+    lambda values: values["generate"]["teacher"].update(model="teacher-2"),
+    lambda values: values["generate"]["teacher"].update(temperature=0.9),
+    lambda values: values["generate"]["teacher"].update(max_tokens=99),
+    lambda values: values["generate"].update(top_k=1),
+])
+def test_what_changes_the_request_makes_new_rows(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world, "--limit", "3")
+    before = world.config.read_bytes()
+    edit(world, change)
+    call(monkeypatch, world, "--limit", "3")
+    assert set(teacher.count_questions().values()) == {2}
+    world.config.write_bytes(before)
+    call(monkeypatch, world, "--limit", "3")
+    assert len(teacher.requests) == 6, "the first answers were kept"
+
+
+def test_what_does_not_change_the_request_keeps_the_rows(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world, "--limit", "3")
+    edit(world, lambda values: values["generate"]["teacher"].update(concurrency=1, timeout_seconds=9, max_attempts=2))
+    call(monkeypatch, world)
+    assert set(teacher.count_questions().values()) == {1} and len(teacher.requests) == TOTAL
+
+
+def test_overwrite_asks_again_and_keeps_the_old_answers(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world, "--limit", "3")
+    before = (world.training / "answers.jsonl").read_bytes()
+    call(monkeypatch, world, "--limit", "3", "--overwrite")
+    assert set(teacher.count_questions().values()) == {2}
+    kept = list(world.training.glob("answers-*.jsonl"))
+    assert [path.read_bytes() for path in kept] == [before] and len(world.rows("answers.jsonl")) == 3
+
+
+def test_two_runs_cannot_work_on_one_folder(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    world.training.mkdir(parents=True)
+    with FileLock(world.training / ".lock"), pytest.raises(PipelineError, match="another generate_training_data.py is at work"):
+        call(monkeypatch, world)
+    assert not teacher.requests
+
+
+# -----------------------------------------------------------------------------
+# Failures and refusals
+
+
+def test_failures_are_no_rows_and_are_asked_again(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = {"What is the pump limit?": "length", "What is the valve limit?": "400"}
+    teacher.fault = lambda number, question: faults.get(question)
+    teacher.text = lambda body: "As [Source 9] says." if "modem limit" in question_of(body) else answer_plainly(body)
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world)
+    failures = {failure["question"]: failure for failure in world.rows("failures.jsonl")}
+    assert {question: failure["reason"] for question, failure in failures.items()} == {
+        "What is the pump limit?": "cut off at max_tokens 1024: raise generate.teacher.max_tokens",
+        "What is the valve limit?": "refused with 400: bad request",
+        "What is the modem limit?": "cites source 9 of 2",
+    }
+    assert failures["What is the modem limit?"]["output"] == "As [Source 9] says."
+    assert not {row["question"] for row in world.all_rows()} & set(failures) and len(world.all_rows()) == TOTAL - 3
+    assert "[WARN] 1 rows failed: cites source 9 of 2" in capsys.readouterr().out
+
+    faults.clear()
+    teacher.text = answer_plainly
+    call(monkeypatch, world)
+    assert world.rows("failures.jsonl") == [] and len(world.all_rows()) == TOTAL
+    assert Counter(teacher.count_questions().values()) == {1: TOTAL - 3, 2: 3}
+
+
+def test_a_stop_leaves_answers_and_failures_but_no_complete_set(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher, concurrency=1)
+    call(monkeypatch, world, "--limit", "2")
+    assert world.manifest()
+    teacher.fault = lambda number, question: "400" if "modem limit" in question else "402" if "sensor limit" in question else None
+    with pytest.raises(PipelineError, match="402"):
+        call(monkeypatch, world)
+    assert not (world.training / "manifest.json").exists()
+    assert len(world.rows("answers.jsonl")) == 4
+    assert [failure["question"] for failure in world.rows("failures.jsonl")] == ["What is the modem limit?"]
+
+
+def add_unanswerable(world: World) -> None:
+    """A question whose words no document has."""
+    path = world.folder / "questions.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["questions"].append({"category": "Nowhere", "items": ["Which moons circle Jupiter?"]})
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+@pytest.mark.parametrize("extractive", [True, False])
+def test_nothing_found_teaches_the_refusal_the_template_demands(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, extractive: bool
+) -> None:
+    world = make_world(tmp_path, ollama, None if extractive else teacher, generate={"min_score": 0.6})
+    add_unanswerable(world)
+    call(monkeypatch, world)
+    row = next(row for row in world.all_rows() if row["category"] == "Nowhere")
+    assert row["output"] == REFUSAL and row["num_chunks"] == 0 and row["context"] == [] and "[Source 1]" not in row["instruction"]
+    assert row["teacher_model"] == "none (no chunk above min_score)" and world.manifest()["counts"]["refusals"] >= 1
+    assert "Which moons circle Jupiter?" not in teacher.count_questions()
+    before = (world.training / "train.jsonl").read_bytes()
+    call(monkeypatch, world)
+    assert (world.training / "train.jsonl").read_bytes() == before
+
+
+def test_nothing_found_is_a_failure_where_the_template_demands_no_refusal(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher, generate={"min_score": 0.6})
+    add_unanswerable(world)
+    edit(world, lambda values: values.update(prompt={"template": "{context}\n\nQuestion: {question}"}))
+    call(monkeypatch, world)
+    assert {failure["reason"] for failure in world.rows("failures.jsonl")} == {"no chunk above min_score"}
+    assert "Nowhere" not in {row["category"] for row in world.all_rows()}
+
+
+# -----------------------------------------------------------------------------
+# Without a teacher
+
+
+def test_a_dry_run_counts_and_leaves_nothing_behind(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world, "--dry-run")
+    counted = re.search(r"to send: 24 requests, ([\d,]+) characters, to teacher-1 at 127\.0\.0\.1", capsys.readouterr().out)
+    assert counted and not teacher.requests and not world.training.exists()
+    call(monkeypatch, world)
+    sent = sum(len(message["content"]) for request in teacher.requests for message in request["body"]["messages"])
+    assert int(counted[1].replace(",", "")) == sent
+
+
+def test_a_disabled_teacher_leaves_what_would_be_sent(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, ollama, teacher, enabled=False)
+    call(monkeypatch, world)
+    assert "asked nobody" in capsys.readouterr().out and not teacher.requests
+    assert [path.name for path in world.training.glob("*.json*")] == ["requests.jsonl"]
+    would = {row["question"]: row["messages"] for row in world.rows("requests.jsonl")}
+    edit(world, lambda values: values["generate"]["teacher"].update(enabled=True))
+    call(monkeypatch, world)
+    assert {question_of(request["body"]): request["body"]["messages"] for request in teacher.requests} == would
+
+
+# -----------------------------------------------------------------------------
+# Curated rows
+
+
+def add_curated(world: World, *rows: dict[str, Any]) -> None:
+    """Name a curated file in the config."""
+    (world.folder / "curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    edit(world, lambda values: values["generate"].update(curated_files=["curated.jsonl"]))
+
+
+def test_curated_rows_are_kept_as_they_are_and_sent_nowhere(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    add_curated(world, *({"instruction": f"Secret question {number}?", "output": f"Answer {number}."} for number in range(40)))
+    call(monkeypatch, world, "--limit", "3")
+    sides = {side: [row for row in world.rows(f"{side}.jsonl") if row["teacher_model"] == "curated"] for side in ("train", "heldout")}
+    assert len(sides["train"]) + len(sides["heldout"]) == 40 and 0 < len(sides["heldout"]) < 20
+    assert {row["instruction"]: row["output"] for rows in sides.values() for row in rows} == {
+        f"Secret question {number}?": f"Answer {number}." for number in range(40)
+    }
+    assert all(set(row) == ROW_KEYS for rows in sides.values() for row in rows)
+    everything = json.dumps([request["body"] for request in [*teacher.requests, *ollama.requests]])
+    assert "Secret" not in everything and len(teacher.requests) == 3
+
+
+def test_curated_rows_alone_need_neither_index_nor_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(json.dumps({"instruction": f"Question {number}?", "output": "Yes."}) + "\n" for number in range(60))
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    config = {"work_dir": "work", "generate": {"questions_file": None, "curated_files": ["rows.jsonl"], "index_folder": "absent"}}
+    config["generate"]["teacher"] = {"provider": "extractive"}  # type: ignore[index]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    world = World(tmp_path)
+    call(monkeypatch, world)
+    assert world.manifest()["counts"]["rows"] == 60 and world.rows("heldout.jsonl")
+
+
+def test_a_curated_row_that_straddles_stops_before_anything_is_sent(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    spans = [{"chunk_id": "1", "source": source, "score": 1, "start": 0, "end": 4} for source, _ in DOCUMENTS]
+    add_curated(world, {"instruction": "text", "output": "answer", "context": spans})
+    with pytest.raises(PipelineError, match=r"curated\.jsonl:1 context: cites documents of both"):
+        call(monkeypatch, world)
+    assert not teacher.requests
+
+
+# -----------------------------------------------------------------------------
+# Keys and the network
+
+
+def test_the_key_appears_nowhere(tmp_path: Path, ollama: OllamaServer) -> None:
+    faults = {0: "echo-key", 1: "500", 2: "429", 3: "length"}
+    with TeacherServer(fault=lambda number, question: faults.get(number)) as teacher:
+        world = make_world(tmp_path, ollama, teacher, concurrency=1)
+        output = world.run(**{KEY_NAME: KEY, "OPENAI_LOG": "debug"})
+        assert {request["headers"]["authorization"] for request in teacher.requests} == {f"Bearer {KEY}"}
+        teacher.fault = lambda number, question: "401"
+        process = world.start("--overwrite", **{KEY_NAME: KEY})
+        output += process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and f"[FAIL] 127.0.0.1 refuses the key (401): set {KEY_NAME}" in output
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 8
+    for part in (KEY, KEY[-6:], KEY[:9]):
+        assert part not in output
+        assert not [path for path in written if part.encode() in path.read_bytes()]
+
+
+def test_a_missing_key_stops_before_the_index_is_touched(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_NAME, raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+    world = make_world(tmp_path, ollama, provider="openai", base_url="https://teacher.invalid/v1")
+    process = world.start("--dry-run")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and not ollama.requests
+    assert output.strip().splitlines()[-1].startswith(f"[FAIL] no key for teacher.invalid: set the environment variable {KEY_NAME}")
+
+
+def test_the_offline_switch_refuses_another_host_without_a_connection(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any connection to the outside would have to go through this proxy, and be seen.
+    monkeypatch.setenv("HTTP_PROXY", teacher.base_url)
+    monkeypatch.setenv("HTTPS_PROXY", teacher.base_url)
+    monkeypatch.setenv("HYBRIDRAG_OFFLINE", "1")
+    monkeypatch.setenv(KEY_NAME, KEY)
+    world = make_world(tmp_path, ollama, provider="openai", base_url="http://teacher.invalid/v1")
+    with pytest.raises(PipelineError, match=r"HYBRIDRAG_OFFLINE is set, so teacher\.invalid is not called"):
+        call(monkeypatch, world)
+    assert not teacher.requests and not ollama.requests
+
+
+def test_a_loopback_teacher_works_offline_and_without_a_key(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYBRIDRAG_OFFLINE", "1")
+    monkeypatch.delenv(KEY_NAME, raising=False)
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world, "--limit", "2")
+    assert len(teacher.requests) == 2
+
+
+# -----------------------------------------------------------------------------
+# Mistakes of the user
+
+
+def test_top_k_from_the_live_chunks_after_deletes(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlite3
+
+    world = make_world(tmp_path, ollama, teacher, generate={"min_score": 0, "top_k": 5})
+    with sqlite3.connect(world.folder / "index" / "hybridrag.sqlite3") as database:
+        database.execute("DELETE FROM chunks WHERE source_path IN (?, ?)", (DOCUMENTS[0][0], DOCUMENTS[5][0]))
+    database.close()
+    call(monkeypatch, world)
+    assert {row["num_chunks"] for row in world.all_rows()} == {5}
+    gone = {DOCUMENTS[0][0], DOCUMENTS[5][0]}
+    assert not gone & {span["source"] for row in world.all_rows() for span in row["context"]}
+
+
+def test_an_embedder_that_is_not_there_is_one_line(tmp_path: Path, teacher: TeacherServer) -> None:
+    with OllamaServer() as ollama:
+        world = make_world(tmp_path, ollama, teacher)
+    process = world.start()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert output.strip().splitlines()[-1].startswith("[FAIL] nothing answers at http://127.0.0.1:")
+
+
+def test_nothing_to_do_is_said(tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path, ollama, generate={"questions_file": None})
+    with pytest.raises(PipelineError, match="nothing to do"):
+        call(monkeypatch, world)
+
+
+def test_an_empty_side_is_warned_of(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path, ollama)
+    call(monkeypatch, world, "--limit", "1")
+    assert re.search(r"\[WARN\] (train|heldout)\.jsonl is empty", capsys.readouterr().out)
+
+
+def test_a_limit_below_one_is_refused(tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        call(monkeypatch, World(tmp_path), "--limit", "0")

@@ -1,0 +1,44 @@
+"""Which checkpoint a killed run goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import PipelineError
+from distill.training.checkpoints import NEEDED, find_last_checkpoint, require_same_run
+
+
+def make_checkpoint(folder: Path, step: int, without: str = "", state: str = "{}") -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in NEEDED:
+        if name != without:
+            (path / name).write_text(state if name == "trainer_state.json" else "x", encoding="utf-8")
+    return path
+
+
+def test_highest_complete_checkpoint_wins(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 9)
+    expected = make_checkpoint(tmp_path, 10)
+    assert find_last_checkpoint(tmp_path) == expected
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_half_written_checkpoint_is_passed_over(tmp_path: Path, missing: str) -> None:
+    expected = make_checkpoint(tmp_path, 5)
+    make_checkpoint(tmp_path, 10, without=missing)
+    assert find_last_checkpoint(tmp_path) == expected
+
+
+def test_torn_state_is_passed_over(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 10, state='{"global_step": 1')
+    assert find_last_checkpoint(tmp_path) is None
+
+
+def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    require_same_run(tmp_path, {"seed": 1, "data": "a"})
+    require_same_run(tmp_path, {"seed": 1, "data": "a"})
+    with pytest.raises(PipelineError, match="holds an unfinished run with another data: .*--overwrite"):
+        require_same_run(tmp_path, {"seed": 1, "data": "b"})

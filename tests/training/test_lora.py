@@ -1,0 +1,101 @@
+"""Every module that should learn is adapted and moves; anything less stops the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.config import FinetuneSection
+from distill.errors import PipelineError
+from distill.training.lora import (
+    count_parameters, iterate_adapters, list_linear_layers, require_adapted, require_moved, resolve_targets,
+)
+from distill.training.students import choose_backend, load_student
+
+TUTORIAL_LIST = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FUSED = ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
+
+
+def make_settings(**changes: object) -> FinetuneSection:
+    return FinetuneSection.model_validate({"backend": "trl", "lora_r": 4, **changes})
+
+
+def make_model(family: str):
+    """A random two-layer model of a family, in memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {**sizes, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
+
+
+@pytest.mark.parametrize(
+    ("family", "kinds"),
+    [("phi3", FUSED), ("llama", sorted(TUTORIAL_LIST)), ("mistral", sorted(TUTORIAL_LIST)), ("qwen3", sorted(TUTORIAL_LIST))],
+)
+def test_all_linear_is_every_projection_of_every_layer(family: str, kinds: list[str]) -> None:
+    found, names = resolve_targets(make_model(family), "all-linear")
+    assert found == kinds
+    assert len(names) == 2 * len(kinds)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_the_usual_list_is_refused_on_a_fused_model() -> None:
+    with pytest.raises(PipelineError) as problem:
+        resolve_targets(make_model("phi3"), TUTORIAL_LIST)
+    message = str(problem.value)
+    assert "q_proj, k_proj, v_proj, gate_proj, up_proj not in this model" in message
+    assert "down_proj, gate_up_proj, o_proj, qkv_proj" in message
+
+
+def test_a_list_adapts_what_it_names(tiny_phi3: Path) -> None:
+    _, adapted = load_student("trl", tiny_phi3, make_settings(target_modules=["qkv_proj"]))
+    assert adapted and all(name.endswith("qkv_proj") for name in adapted)
+
+
+def test_student_is_adapted_in_every_layer(tiny_phi3: Path) -> None:
+    model, adapted = load_student("trl", tiny_phi3, make_settings())
+    layers = model.config.num_hidden_layers
+    assert len(adapted) == 4 * layers
+    trainable, total = count_parameters(model)
+    assert trainable == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) and trainable < total
+
+
+def test_partial_adaptation_is_refused(tiny_phi3: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_phi3)
+    expected = list_linear_layers(model)
+    partial = get_peft_model(model, LoraConfig(r=4, target_modules=list(TUTORIAL_LIST)))
+    with pytest.raises(PipelineError, match=rf"only {len(expected) // 2} of {len(expected)} modules were adapted"):
+        require_adapted(partial, expected)
+
+
+def test_adapter_that_did_not_move_is_named(tiny_phi3: Path) -> None:
+    import torch
+
+    model, adapted = load_student("trl", tiny_phi3, make_settings())
+    with pytest.raises(PipelineError, match=rf"{len(adapted)} adapters did not move"):
+        require_moved(model)
+    with torch.no_grad():
+        for _, weight in iterate_adapters(model):
+            weight.add_(1e-6)
+    require_moved(model)
+    last = list(iterate_adapters(model))[-1]
+    torch.nn.init.zeros_(last[1])
+    with pytest.raises(PipelineError, match=f"1 adapters did not move in the first step, the first is {last[0]}"):
+        require_moved(model)
+
+
+@pytest.mark.parametrize(("asked", "cuda", "expected"), [("auto", False, "trl"), ("trl", True, "trl"), ("trl", False, "trl")])
+def test_backend(asked: str, cuda: bool, expected: str) -> None:
+    assert choose_backend(make_settings(backend=asked), cuda) == expected
+
+
+def test_unsloth_without_a_gpu_says_so() -> None:
+    with pytest.raises(PipelineError, match="finetune.backend is unsloth but there is no CUDA GPU; or set it to auto"):
+        choose_backend(make_settings(backend="unsloth"), has_cuda=False)
