@@ -42,15 +42,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare_environment(has_cuda: bool) -> None:
-    """Settings that libraries read while they are imported."""
-    if not has_cuda:
-        # TRL imports Triton kernels where Triton is installed; without a GPU driver only its interpreter can load them.
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def load_rows(path: Path, limit: int | None) -> list[TrainingExample]:
     """The training rows. Raises PipelineError when there are none."""
     examples = load_examples(path)[:limit]
@@ -105,12 +96,13 @@ def train_adapters(trainer: Any, folder: Path, steps: int) -> int | None:
     return resumed or None
 
 
-def save_adapters(model: Any, base: Path, folder: Path) -> list[Path]:
+def save_adapters(model: Any, base: Path, base_name: str, folder: Path) -> list[Path]:
     """Write the adapter beside the base model's own tokenizer files, untouched (Unsloth would save an altered one)."""
     from distill.training.checkpoints import clear_folder
     from distill.training.trainer import draw_loss
 
-    model.save_pretrained(folder, safe_serialization=True)
+    model.peft_config["default"].base_model_name_or_path = base_name  # PEFT would write a path of this machine
+    model.save_pretrained(folder)
     copy_tokenizer_files(base, folder)
     draw_loss(folder / "training_log.jsonl", folder / "loss.png")
     clear_folder(folder / "checkpoints")
@@ -139,14 +131,13 @@ def main() -> None:
     examples = load_rows(data, args.limit)
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: from here on no library may fetch anything
     base = find_base_model(settings.base_model, settings.base_revision)
-    print(f"[OK] Base model {config.value_of('finetune.base_model')}, prompt settings as in {config.training_dir.name}/{FILE_NAME}")
+    print(f"[OK] Base model {config.value_of('finetune.base_model')}; prompt as in {config.training_dir.name}/{FILE_NAME}")
 
     # ---------------------------------------------------------------------------
     # Libraries, tokens, lengths
     import torch
 
     has_cuda = torch.cuda.is_available()
-    prepare_environment(has_cuda)
     from distill.training.students import choose_backend, load_student
 
     backend = choose_backend(settings, has_cuda)
@@ -185,7 +176,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Output
-    outputs = save_adapters(model, base, folder)
+    outputs = save_adapters(model, base, config.value_of("finetune.base_model"), folder)
     peak = torch.cuda.max_memory_allocated() if has_cuda else None
     write_manifest(
         folder,

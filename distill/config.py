@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from distill.errors import PipelineError
 from distill.files import read_text
@@ -136,7 +136,7 @@ class GenerateSection(Section):
 
     questions_file: ConfigPath | None = Path("domain_questions.yaml")
     curated_files: tuple[ConfigPath, ...] = ()
-    index_folder: ConfigPath = Path("index")
+    index_folder: ConfigPath = Path("D:/RAG Indexed Data")
     embedder: EmbedderSection = EMPTY
     top_k: Positive = 5
     min_score: float = Field(default=0.3, ge=-1, le=1)
@@ -169,6 +169,15 @@ class FinetuneSection(Section):
     logging_steps: Positive = 1
     seed: int = 42
 
+    @model_validator(mode="after")
+    def check_batches(self) -> FinetuneSection:
+        """The effective batch is made of whole batches."""
+        if self.effective_batch_size % self.batch_size:
+            raise ValueError(
+                f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
+            )
+        return self
+
 
 class ExportSection(Section):
     """Stage 3: GGUF, Modelfile, verification."""
@@ -176,7 +185,6 @@ class ExportSection(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "hybridrag-phi4mini"
     quantization: tuple[Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"], ...] = Field(default=("q4_k_m",), min_length=1)
     export_base: bool = True
-    save_merged: bool = False
     verify: bool = True
     temperature: float = Field(default=0.3, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)

@@ -22,8 +22,8 @@ REPLACE_SECONDS = 5.0
 # Text
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+def read_text(path: Path, whole_lines: bool = False) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; with `whole_lines`, up to its last line feed.
 
     Raises PipelineError for a missing file, for UTF-16 (PowerShell 5.1's `>` writes it) and for other encodings.
     """
@@ -33,6 +33,8 @@ def read_text(path: Path) -> str:
         raise PipelineError(f"{path} is missing") from None
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error.strerror}") from None
+    if whole_lines:
+        data = data[: data.rfind(b"\n") + 1]  # before decoding: the rest may end in the middle of a character
     if data.startswith(UTF16_MARKS):
         raise PipelineError(
             f"{path} is UTF-16, as PowerShell 5.1's > writes it: save it as UTF-8 (Out-File -Encoding utf8)"
@@ -111,9 +113,7 @@ def read_jsonl(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[s
     With `torn_end`, a last line without its line feed is ignored: a killed process leaves one in a file it appends to.
     Raises PipelineError with the line for anything else that is not a JSON object.
     """
-    lines = read_text(path).split("\n")
-    last = len(lines) if not torn_end else len(lines) - 1
-    for number, line in enumerate(lines[:last], start=1):
+    for number, line in enumerate(read_text(path, whole_lines=torn_end).split("\n"), start=1):
         if line.strip():
             yield number, parse_line(path, number, line)
 

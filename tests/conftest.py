@@ -9,8 +9,10 @@ import pytest
 
 # Nothing in a test may reach a model hub, and no test needs a GPU.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers side by side: one thread each, or they wait for one another at every matrix product.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

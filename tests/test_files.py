@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from distill import files
 from distill.errors import PipelineError
 from distill.files import (
-    JsonlAppender, read_json, read_jsonl, read_text, replace_file, sha256_file, write_json_atomic, write_jsonl_atomic,
+    JsonlAppender,
+    read_json,
+    read_jsonl,
+    read_text,
+    replace_file,
+    sha256_file,
+    write_json_atomic,
+    write_jsonl_atomic,
     write_text_atomic,
 )
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -149,13 +151,21 @@ def test_a_second_run_asks_nothing_and_writes_the_same(
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, ollama: OllamaServer) -> None:
-    with TeacherServer(delay_seconds=0.15) as slow, TeacherServer() as quick:
+    gate = threading.Event()
+
+    def hold(number: int, question: str) -> None:
+        """From the ninth request on the teacher is silent, so that the kill falls into the run on any machine."""
+        if number >= 8:
+            gate.wait(120)
+
+    with TeacherServer(delay_seconds=0.05, fault=hold) as slow, TeacherServer() as quick:
         killed = make_world(tmp_path / "killed", ollama, slow, concurrency=2)
         process = killed.start()
         answers = killed.training / "answers.jsonl"
         wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 5, process)
         process.kill()
         process.communicate()
+        gate.set()
         on_disk = answers.read_bytes().splitlines(keepends=True)
         known = {json.loads(line)["question"] for line in on_disk if line.endswith(b"\n")}
         assert 5 <= len(known) < TOTAL and not (killed.training / "manifest.json").exists()
@@ -231,7 +241,7 @@ def test_two_runs_cannot_work_on_one_folder(
 ) -> None:
     world = make_world(tmp_path, ollama, teacher)
     world.training.mkdir(parents=True)
-    with FileLock(world.training / ".lock"), pytest.raises(PipelineError, match="another generate_training_data.py is at work"):
+    with FileLock(world.training / ".lock"), pytest.raises(PipelineError, match="is at work on"):
         call(monkeypatch, world)
     assert not teacher.requests
 
@@ -241,7 +251,8 @@ def test_two_runs_cannot_work_on_one_folder(
 
 
 def test_failures_are_no_rows_and_are_asked_again(
-    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     faults = {"What is the pump limit?": "length", "What is the valve limit?": "400"}
     teacher.fault = lambda number, question: faults.get(question)
@@ -271,7 +282,8 @@ def test_a_stop_leaves_answers_and_failures_but_no_complete_set(
     world = make_world(tmp_path, ollama, teacher, concurrency=1)
     call(monkeypatch, world, "--limit", "2")
     assert world.manifest()
-    teacher.fault = lambda number, question: "400" if "modem limit" in question else "402" if "sensor limit" in question else None
+    faults = {"What is the modem limit?": "400", "What is the sensor limit?": "402"}
+    teacher.fault = lambda number, question: faults.get(question)
     with pytest.raises(PipelineError, match="402"):
         call(monkeypatch, world)
     assert not (world.training / "manifest.json").exists()
@@ -295,8 +307,9 @@ def test_nothing_found_teaches_the_refusal_the_template_demands(
     add_unanswerable(world)
     call(monkeypatch, world)
     row = next(row for row in world.all_rows() if row["category"] == "Nowhere")
-    assert row["output"] == REFUSAL and row["num_chunks"] == 0 and row["context"] == [] and "[Source 1]" not in row["instruction"]
-    assert row["teacher_model"] == "none (no chunk above min_score)" and world.manifest()["counts"]["refusals"] >= 1
+    assert row["output"] == REFUSAL and row["teacher_model"] == "none (no chunk above min_score)"
+    assert row["num_chunks"] == 0 and row["context"] == [] and "[Source 1]" not in row["instruction"]
+    assert world.manifest()["counts"]["refusals"] >= 1
     assert "Which moons circle Jupiter?" not in teacher.count_questions()
     before = (world.training / "train.jsonl").read_bytes()
     call(monkeypatch, world)
@@ -319,19 +332,22 @@ def test_nothing_found_is_a_failure_where_the_template_demands_no_refusal(
 
 
 def test_a_dry_run_counts_and_leaves_nothing_behind(
-    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     world = make_world(tmp_path, ollama, teacher)
     call(monkeypatch, world, "--dry-run")
-    counted = re.search(r"to send: 24 requests, ([\d,]+) characters, to teacher-1 at 127\.0\.0\.1", capsys.readouterr().out)
-    assert counted and not teacher.requests and not world.training.exists()
+    shown = capsys.readouterr().out
+    counted = re.search(r"to send: 24 requests, ([\d,]+) characters", shown)
+    assert counted and "24 rows, by teacher-1 at 127.0.0.1" in shown and not teacher.requests and not world.training.exists()
     call(monkeypatch, world)
     sent = sum(len(message["content"]) for request in teacher.requests for message in request["body"]["messages"])
     assert int(counted[1].replace(",", "")) == sent
 
 
 def test_a_disabled_teacher_leaves_what_would_be_sent(
-    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     world = make_world(tmp_path, ollama, teacher, enabled=False)
     call(monkeypatch, world)
@@ -359,12 +375,14 @@ def test_curated_rows_are_kept_as_they_are_and_sent_nowhere(
     world = make_world(tmp_path, ollama, teacher)
     add_curated(world, *({"instruction": f"Secret question {number}?", "output": f"Answer {number}."} for number in range(40)))
     call(monkeypatch, world, "--limit", "3")
-    sides = {side: [row for row in world.rows(f"{side}.jsonl") if row["teacher_model"] == "curated"] for side in ("train", "heldout")}
-    assert len(sides["train"]) + len(sides["heldout"]) == 40 and 0 < len(sides["heldout"]) < 20
-    assert {row["instruction"]: row["output"] for rows in sides.values() for row in rows} == {
+    train, heldout = (
+        [row for row in world.rows(f"{side}.jsonl") if row["teacher_model"] == "curated"] for side in ("train", "heldout")
+    )
+    assert len(train) + len(heldout) == 40 and 0 < len(heldout) < 20
+    assert all(set(row) == ROW_KEYS for row in [*train, *heldout])
+    assert {row["instruction"]: row["output"] for row in [*train, *heldout]} == {
         f"Secret question {number}?": f"Answer {number}." for number in range(40)
     }
-    assert all(set(row) == ROW_KEYS for rows in sides.values() for row in rows)
     everything = json.dumps([request["body"] for request in [*teacher.requests, *ollama.requests]])
     assert "Secret" not in everything and len(teacher.requests) == 3
 
@@ -372,9 +390,10 @@ def test_curated_rows_are_kept_as_they_are_and_sent_nowhere(
 def test_curated_rows_alone_need_neither_index_nor_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(json.dumps({"instruction": f"Question {number}?", "output": "Yes."}) + "\n" for number in range(60))
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
-    config = {"work_dir": "work", "generate": {"questions_file": None, "curated_files": ["rows.jsonl"], "index_folder": "absent"}}
-    config["generate"]["teacher"] = {"provider": "extractive"}  # type: ignore[index]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    settings = {
+        "questions_file": None, "curated_files": ["rows.jsonl"], "index_folder": "absent", "teacher": {"provider": "extractive"}
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"work_dir": "work", "generate": settings}), encoding="utf-8")
     world = World(tmp_path)
     call(monkeypatch, world)
     assert world.manifest()["counts"]["rows"] == 60 and world.rows("heldout.jsonl")
@@ -421,7 +440,8 @@ def test_a_missing_key_stops_before_the_index_is_touched(
     process = world.start("--dry-run")
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1 and not ollama.requests
-    assert output.strip().splitlines()[-1].startswith(f"[FAIL] no key for teacher.invalid: set the environment variable {KEY_NAME}")
+    line = output.strip().splitlines()[-1]
+    assert line.startswith(f"[FAIL] no key for teacher.invalid: set the environment variable {KEY_NAME}")
 
 
 def test_the_offline_switch_refuses_another_host_without_a_connection(
@@ -455,8 +475,6 @@ def test_a_loopback_teacher_works_offline_and_without_a_key(
 def test_top_k_from_the_live_chunks_after_deletes(
     tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-
     world = make_world(tmp_path, ollama, teacher, generate={"min_score": 0, "top_k": 5})
     with sqlite3.connect(world.folder / "index" / "hybridrag.sqlite3") as database:
         database.execute("DELETE FROM chunks WHERE source_path IN (?, ?)", (DOCUMENTS[0][0], DOCUMENTS[5][0]))
@@ -483,7 +501,8 @@ def test_nothing_to_do_is_said(tmp_path: Path, ollama: OllamaServer, monkeypatch
 
 
 def test_an_empty_side_is_warned_of(
-    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     world = make_world(tmp_path, ollama)
     call(monkeypatch, world, "--limit", "1")

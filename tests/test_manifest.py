@@ -77,7 +77,7 @@ def test_changed_file_stops_the_next_stage(tmp_path: Path, damage, expected: str
 def test_manifest_of_another_stage_is_refused(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     finish_stage_1(config)
-    with pytest.raises(PipelineError, match="was made by generate_training_data.py, not finetune.py"):
+    with pytest.raises(PipelineError, match=r"was made by generate_training_data.py, not finetune.py"):
         require_manifest(config.training_dir, "finetune.py", config)
 
 

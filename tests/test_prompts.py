@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import PromptSection
-from distill.prompts import find_citations, fill, is_refusal, render_citation, render_prompt, to_messages, to_teacher_messages
+from distill.prompts import fill, find_citations, is_refusal, render_citation, render_prompt, to_messages, to_teacher_messages
 from distill.records import Chunk
 
 PROMPT = PromptSection()

@@ -65,9 +65,21 @@ def build_trainer(model: Any, tokenizer: Any, rows: Sequence[EncodedExample], se
         data_seed=settings.seed,
         use_cpu=not has_cuda,
     )
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer)
+    make_trainer = SFTTrainer if has_cuda else without_kernels(SFTTrainer)
+    trainer = make_trainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def without_kernels(trainer_class: type) -> type:
+    """TRL computes the loss in Triton kernels, which a CPU cannot run; transformers' own loss is the same sum without them."""
+    from transformers import Trainer
+
+    class CpuTrainer(trainer_class):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+    return CpuTrainer
 
 
 class LearningCheck(TrainerCallback):

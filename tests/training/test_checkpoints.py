@@ -40,5 +40,5 @@ def test_torn_state_is_passed_over(tmp_path: Path) -> None:
 def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     require_same_run(tmp_path, {"seed": 1, "data": "a"})
     require_same_run(tmp_path, {"seed": 1, "data": "a"})
-    with pytest.raises(PipelineError, match="holds an unfinished run with another data: .*--overwrite"):
+    with pytest.raises(PipelineError, match=r"holds an unfinished run with another data: .*--overwrite"):
         require_same_run(tmp_path, {"seed": 1, "data": "b"})

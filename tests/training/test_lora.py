@@ -9,7 +9,12 @@ import pytest
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
 from distill.training.lora import (
-    count_parameters, iterate_adapters, list_linear_layers, require_adapted, require_moved, resolve_targets,
+    count_parameters,
+    iterate_adapters,
+    list_linear_layers,
+    require_adapted,
+    require_moved,
+    resolve_targets,
 )
 from distill.training.students import choose_backend, load_student
 
@@ -97,5 +102,5 @@ def test_backend(asked: str, cuda: bool, expected: str) -> None:
 
 
 def test_unsloth_without_a_gpu_says_so() -> None:
-    with pytest.raises(PipelineError, match="finetune.backend is unsloth but there is no CUDA GPU; or set it to auto"):
+    with pytest.raises(PipelineError, match=r"finetune.backend is unsloth but there is no CUDA GPU; or set it to auto"):
         choose_backend(make_settings(backend="unsloth"), has_cuda=False)

@@ -42,7 +42,7 @@ def test_log_after_a_resume_has_no_step_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_loss_that_is_no_number_stops_the_run(loss: float) -> None:
-    with pytest.raises(PipelineError, match="at step 3: halve finetune.learning_rate"):
+    with pytest.raises(PipelineError, match=r"at step 3: halve finetune.learning_rate"):
         LearningCheck().on_log(None, SimpleNamespace(global_step=3), None, logs={"loss": loss})
 
 

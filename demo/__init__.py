@@ -1,0 +1,1 @@
+"""A small complete world that runs offline: python -m demo."""

@@ -1,0 +1,133 @@
+"""What turns texts into vectors: Ollama, or a sentence-transformers model on this machine's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distill.config import EmbedderSection
+from distill.errors import PipelineError
+from distill.index.hybridrag import Index
+from distill.index.search import normalise_rows
+from distill.ollama import OllamaClient
+
+BATCH_TEXTS = 64
+DOCUMENT_PREFIX = "search_document: "  # nomic-embed-text's; HybridRAG3 writes it before each chunk since March 2026
+SAMPLE_CHUNKS = 4
+# The same model gives its own float16 vectors again with a cosine above 0.99; unrelated models stay near 0.
+SAME_MODEL_COSINE = 0.9
+
+
+class Embedder(Protocol):
+    """Texts in, vectors out."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, dim], rows of length 1; texts go in as they are, without a prefix. Raises PipelineError."""
+        ...
+
+
+class OllamaEmbedder:
+    """An embedding model in Ollama."""
+
+    def __init__(self, model: str, base_url: str) -> None:
+        self._model, self._client = model, OllamaClient(base_url)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """See Embedder."""
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), BATCH_TEXTS):
+            vectors += self._client.embed(self._model, texts[start : start + BATCH_TEXTS])
+        return require_finite(vectors, self._model)
+
+
+class SentenceTransformersEmbedder:
+    """A sentence-transformers model from a folder or the local Hugging Face cache; never from the network."""
+
+    def __init__(self, model: str) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a bar for loading a small model says nothing
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._name = model
+        try:
+            self._model = SentenceTransformer(
+                model, device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+            )
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PipelineError(
+                f"the embedding model {model} is not on this disk as safetensors: name its folder, or fetch it once with  "
+                f"hf download {model}  ({reason})"
+            ) from None
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """See Embedder."""
+        vectors = self._model.encode(
+            list(texts), batch_size=BATCH_TEXTS, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+        )
+        return require_finite(vectors, self._name)
+
+
+def make_embedder(section: EmbedderSection) -> Embedder:
+    """The embedder that a config section names. Raises PipelineError when a local model is missing."""
+    if section.provider == "ollama":
+        return OllamaEmbedder(section.model, section.base_url)
+    return SentenceTransformersEmbedder(section.model)
+
+
+def embed_questions(embedder: Embedder, section: EmbedderSection, questions: Sequence[str]) -> np.ndarray:
+    """Questions with the configured prefix, as the index's model wants to be asked: float32 [n, dim]."""
+    return embedder.embed([section.query_prefix + question for question in questions])
+
+
+def require_finite(vectors: Sequence[Sequence[float]] | np.ndarray, model: str) -> np.ndarray:
+    """Vectors as float32 [n, dim], rows of length 1. Raises PipelineError for uneven lengths, not-a-number and zeros."""
+    try:
+        found = np.asarray(vectors, dtype=np.float32)
+    except (ValueError, TypeError):
+        raise PipelineError(f"the embedding model {model} gave vectors of different lengths") from None
+    if found.ndim != 2 and len(found):
+        raise PipelineError(f"the embedding model {model} gave something that is not a vector per text")
+    if not np.isfinite(found).all() or (len(found) and not np.abs(found).sum(axis=1).all()):
+        raise PipelineError(f"the embedding model {model} gave a vector of zeros or not-a-number: restart it, run again")
+    return normalise_rows(found) if len(found) else found
+
+
+# -----------------------------------------------------------------------------
+# Is it the model that the index was made with? Nothing in an index says so.
+
+
+def require_same_model(index: Index, embedder: Embedder, section: EmbedderSection) -> None:
+    """Embed a few stored chunks again and compare: a wrong model would find wrong chunks without any error.
+
+    Raises PipelineError for another dimension or another model; warns when the index's prefix convention is not the config's.
+    """
+    positions = np.unique(np.linspace(0, len(index) - 1, SAMPLE_CHUNKS).astype(int))
+    texts = [chunk.text for chunk in index.load_chunks(positions, [0.0] * len(positions))]
+    vectors = embedder.embed(texts + [DOCUMENT_PREFIX + text for text in texts])
+    if vectors.shape[1] != index.dim:
+        raise PipelineError(
+            f"generate.embedder.model {section.model} gives {vectors.shape[1]} dimensions but the index holds {index.dim}: "
+            f"name the model that HybridRAG3 indexed with"
+        )
+    stored = normalise_rows(index.vectors[index.rows[positions]])
+    bare, prefixed = (float((part * stored).sum(axis=1).mean()) for part in np.split(vectors, 2))
+    if max(bare, prefixed) < SAME_MODEL_COSINE:
+        raise PipelineError(
+            f"generate.embedder.model {section.model} did not make this index: its vectors of stored chunks have cosine "
+            f"{max(bare, prefixed):.2f} with the stored ones; name the model that HybridRAG3 indexed with"
+        )
+    warn_of_prefix(bare, prefixed, section)
+
+
+def warn_of_prefix(bare: float, prefixed: float, section: EmbedderSection) -> None:
+    """Where the two conventions differ measurably, the question must follow the one that the chunks follow."""
+    if abs(bare - prefixed) < 1e-3:
+        return
+    wanted = "search_query: " if prefixed > bare else ""
+    if wanted != section.query_prefix:
+        print(f'[WARN] generate.embedder.query_prefix is "{section.query_prefix}" but the index was made for "{wanted}"')

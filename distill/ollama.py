@@ -1,0 +1,160 @@
+"""The one place that knows Ollama's native API.
+
+Each call is one HTTP request on a connection of its own, so a client may be used from several threads. No retries: Ollama
+runs on this machine or the next, and what fails there once fails again.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from distill.errors import PipelineError
+from distill.network import is_loopback, require_allowed
+
+NANOSECONDS = 1e-9
+
+
+class OllamaError(PipelineError):
+    """A call to Ollama failed; `status` is the HTTP status, 0 when there was no answer at all."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One answer. Counts are tokens (prompt_eval_count and eval_count in Ollama's words), times are seconds."""
+
+    text: str
+    done_reason: str
+    prompt_tokens: int
+    answer_tokens: int
+    total_seconds: float
+    load_seconds: float
+    prompt_seconds: float
+    answer_seconds: float
+
+
+class RefuseRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect could lead from this machine to another one."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Let the 3xx answer stand as an error."""
+        return None
+
+
+class OllamaClient:
+    """Ollama at `base_url`; loopback addresses ignore proxy settings."""
+
+    def __init__(self, base_url: str, timeout_seconds: float = 600) -> None:
+        require_allowed(base_url)
+        self.base_url, self._timeout_seconds = base_url.rstrip("/"), timeout_seconds
+        proxies = [urllib.request.ProxyHandler({})] if is_loopback(base_url) else []
+        self._opener = urllib.request.build_opener(RefuseRedirect, *proxies)
+
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text, in one request. Raises OllamaError."""
+        vectors = self._call("/api/embed", {"model": model, "input": list(texts)}).get("embeddings")
+        if not isinstance(vectors, list) or len(vectors) != len(texts):
+            raise OllamaError(f"Ollama at {self.base_url} gave no vector for each text: is {model} an embedding model?")
+        return vectors
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        options: Mapping[str, Any],
+        keep_alive: str | int | None = None,
+    ) -> ChatReply:
+        """One answer, not streamed. `options` are Ollama's (num_ctx, num_predict, temperature...). Raises OllamaError."""
+        body = {"model": model, "messages": list(messages), "options": dict(options), "stream": False}
+        if keep_alive is not None:
+            body["keep_alive"] = keep_alive
+        return self._to_reply(self._call("/api/chat", body))
+
+    def list_models(self) -> list[str]:
+        """The names of the models that Ollama holds, such as phi4-mini:latest."""
+        return [model["name"] for model in self._call("/api/tags").get("models") or []]
+
+    def has_model(self, name: str) -> bool:
+        """Whether Ollama holds a model; a name without a tag means :latest."""
+        return (name if ":" in name else f"{name}:latest") in self.list_models()
+
+    def show(self, model: str) -> dict[str, Any]:
+        """What Ollama knows of a model, its Modelfile under "modelfile". Raises OllamaError, status 404 without the model."""
+        return self._call("/api/show", {"model": model})
+
+    def version(self) -> str:
+        """Ollama's version, such as 0.30.1."""
+        return str(self._call("/api/version").get("version", ""))
+
+    def unload(self, model: str) -> None:
+        """Free the memory that a model takes. Raises OllamaError."""
+        self._call("/api/generate", {"model": model, "keep_alive": 0})
+
+    def _to_reply(self, body: dict[str, Any]) -> ChatReply:
+        message = body.get("message")
+        if not isinstance(message, dict) or not body.get("done", True):
+            raise OllamaError(f"Ollama at {self.base_url} answered /api/chat without a finished message")
+
+        def seconds(name: str) -> float:
+            return (body.get(name) or 0) * NANOSECONDS
+
+        return ChatReply(
+            text=message.get("content") or "", done_reason=body.get("done_reason") or "",
+            prompt_tokens=body.get("prompt_eval_count") or 0, answer_tokens=body.get("eval_count") or 0,
+            total_seconds=seconds("total_duration"), load_seconds=seconds("load_duration"),
+            prompt_seconds=seconds("prompt_eval_duration"), answer_seconds=seconds("eval_duration"),
+        )
+
+    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """GET, or POST when there is a body. Every way to fail becomes an OllamaError."""
+        data = None if body is None else json.dumps(body).encode("utf-8")
+        request = urllib.request.Request(self.base_url + path, data, {"Content-Type": "application/json"})
+        try:
+            with self._opener.open(request, timeout=self._timeout_seconds) as response:
+                answer = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            raise self._explain_status(path, error.code, read_error(error), (body or {}).get("model")) from None
+        except (OSError, HTTPException) as error:
+            raise self._explain_silence(path, error) from None
+        except ValueError:
+            raise OllamaError(f"{self.base_url}{path} did not answer with JSON: is that address Ollama's?") from None
+        if not isinstance(answer, dict) or answer.get("error"):
+            problem = answer.get("error") if isinstance(answer, dict) else "no JSON object"
+            raise OllamaError(f"Ollama at {self.base_url} answered {path} with an error: {problem}", 200)
+        return answer
+
+    def _explain_status(self, path: str, status: int, problem: str, model: str | None) -> OllamaError:
+        if status == 404 and model and "model" in problem:
+            return OllamaError(f"Ollama at {self.base_url} has no model {model}: run  ollama pull {model}", status)
+        return OllamaError(f"Ollama at {self.base_url} answered {path} with {status}: {problem or 'no reason given'}", status)
+
+    def _explain_silence(self, path: str, error: Exception) -> OllamaError:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return OllamaError(f"Ollama at {self.base_url} did not answer {path} within {self._timeout_seconds:g} s")
+        if isinstance(reason, ConnectionRefusedError):
+            return OllamaError(f"nothing answers at {self.base_url}: start Ollama there (ollama serve), or mend the address")
+        text = " ".join(str(reason).split()) or type(reason).__name__
+        return OllamaError(f"the connection to Ollama at {self.base_url} broke: {text}")
+
+
+def read_error(error: urllib.error.HTTPError) -> str:
+    """The reason in an error answer's body, one line of at most 300 characters."""
+    try:
+        text = error.read().decode("utf-8", "replace")
+        found = json.loads(text)
+        text = str(found.get("error", text)) if isinstance(found, dict) else text
+    except (OSError, HTTPException):
+        return ""
+    except ValueError:
+        pass
+    return " ".join(text.split())[:300]

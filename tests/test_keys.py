@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import getpass
+import sys
+
+import keyring
+import keyring.backend
+import keyring.backends.fail
+import keyring.errors
+import pytest
+
+from distill.config import TeacherSection
+from distill.errors import PipelineError
+from distill.keys import find_key, store_key
+
+KEY = "sk-or-v1-0123456789abcdef"
+TEACHER = TeacherSection(api_key_env="TEST_TEACHER_KEY")
+LOCAL = TeacherSection(api_key_env="TEST_TEACHER_KEY", base_url="http://127.0.0.1:8080/v1")
+
+
+class MemoryKeyring(keyring.backend.KeyringBackend):
+    """A keyring that forgets."""
+
+    priority = 1  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """The entry, if any."""
+        return self.entries.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Keep an entry."""
+        self.entries[service, username] = password
+
+
+class LockedKeyring(MemoryKeyring):
+    """A keyring whose owner does not unlock it."""
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """Refuse."""
+        raise keyring.errors.KeyringLocked("locked")
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Refuse."""
+        raise keyring.errors.KeyringLocked("locked")
+
+
+@pytest.fixture(autouse=True)
+def ring(monkeypatch: pytest.MonkeyPatch) -> MemoryKeyring:
+    """An empty keyring, and no key in the environment."""
+    monkeypatch.delenv("TEST_TEACHER_KEY", raising=False)
+    return use(monkeypatch, MemoryKeyring())
+
+
+def use(monkeypatch: pytest.MonkeyPatch, backend: MemoryKeyring) -> MemoryKeyring:
+    """Make this the keyring until the test ends."""
+    monkeypatch.setattr(keyring.core, "_keyring_backend", backend)
+    return backend
+
+
+def test_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch, ring: MemoryKeyring) -> None:
+    ring.entries["hybridrag-distill", "openrouter.ai"] = "from the ring"
+    monkeypatch.setenv("TEST_TEACHER_KEY", f"  {KEY}\n")
+    assert find_key(TEACHER) == KEY
+
+
+def test_the_keyring_is_asked_for_the_very_host(ring: MemoryKeyring) -> None:
+    ring.entries["hybridrag-distill", "openrouter.ai"] = KEY
+    assert find_key(TEACHER) == KEY
+    other = TEACHER.model_copy(update={"base_url": "https://api.example.com/v1"})
+    with pytest.raises(PipelineError, match=r"no key for api\.example\.com: set .* TEST_TEACHER_KEY, or run"):
+        find_key(other)
+
+
+def test_hybridrag3s_own_entry_is_never_read(ring: MemoryKeyring) -> None:
+    ring.entries["hybridrag", "azure_api_key"] = KEY
+    with pytest.raises(PipelineError, match="no key for openrouter"):
+        find_key(TEACHER)
+
+
+def test_a_server_on_this_machine_needs_no_key_but_may_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, LockedKeyring())
+    assert find_key(LOCAL) == ""
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    assert find_key(LOCAL) == KEY
+
+
+@pytest.mark.parametrize("backend", [LockedKeyring(), keyring.backends.fail.Keyring()])
+def test_a_keyring_that_cannot_be_used_names_the_variable(monkeypatch: pytest.MonkeyPatch, backend: MemoryKeyring) -> None:
+    use(monkeypatch, backend)
+    with pytest.raises(PipelineError, match=r"keyring cannot be used .* set the environment variable TEST_TEACHER_KEY"):
+        find_key(TEACHER)
+
+
+def test_without_the_keyring_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(PipelineError, match="set the environment variable TEST_TEACHER_KEY, or run  pip install keyring"):
+        find_key(TEACHER)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "\u00fcmlaut"])
+def test_a_broken_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("TEST_TEACHER_KEY", key)
+    with pytest.raises(PipelineError, match="the environment variable TEST_TEACHER_KEY holds a key with") as caught:
+        find_key(TEACHER)
+    assert key not in str(caught.value)
+
+
+def test_set_key_stores_what_was_typed_and_shows_none_of_it(
+    monkeypatch: pytest.MonkeyPatch, ring: MemoryKeyring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: f" {KEY} ")
+    store_key(TEACHER)
+    assert ring.entries == {("hybridrag-distill", "openrouter.ai"): KEY} and find_key(TEACHER) == KEY
+    shown = capsys.readouterr().out
+    assert "openrouter.ai" in shown and KEY[:4] not in shown and str(len(KEY)) not in shown
+
+
+def test_set_key_stores_nothing_for_nothing(monkeypatch: pytest.MonkeyPatch, ring: MemoryKeyring) -> None:
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: "  ")
+    with pytest.raises(PipelineError, match="no key was typed"):
+        store_key(TEACHER)
+    assert not ring.entries
+
+
+def test_set_key_for_this_machine_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"127\.0\.0\.1 is this machine"):
+        store_key(LOCAL)
+
+
+def test_set_key_with_a_locked_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, LockedKeyring())
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
+    with pytest.raises(PipelineError, match="cannot be used"):
+        store_key(TEACHER)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import socket
+
+import numpy as np
+import pytest
+
+from distill.errors import PipelineError
+from distill.ollama import OllamaClient, OllamaError
+from tests.servers import OllamaServer, embed_words
+
+
+@pytest.fixture
+def unused_url() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_embed_gives_a_vector_per_text() -> None:
+    with OllamaServer() as server:
+        vectors = OllamaClient(server.base_url).embed("nomic-embed-text", ["one", "two"])
+    assert np.allclose(vectors, embed_words(["one", "two"]))
+
+
+def test_chat_sends_options_and_reads_counts_and_times() -> None:
+    with OllamaServer(models=["tuned:latest"], chat=lambda body: "three words here") as server:
+        messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is it"}]
+        reply = OllamaClient(server.base_url).chat("tuned", messages, {"num_ctx": 4096, "seed": 1}, keep_alive="5m")
+        body = server.requests[0]["body"]
+    assert body["messages"] == messages and body["options"] == {"num_ctx": 4096, "seed": 1}
+    assert body["stream"] is False and body["keep_alive"] == "5m"
+    assert (reply.text, reply.done_reason, reply.prompt_tokens, reply.answer_tokens) == ("three words here", "stop", 5, 3)
+    assert reply.total_seconds == pytest.approx(0.002) and reply.answer_seconds == pytest.approx(0.001)
+
+
+def test_models_and_version() -> None:
+    with OllamaServer(models=["base:latest", "tuned:q4"]) as server:
+        client = OllamaClient(server.base_url + "/")
+        assert client.list_models() == ["base:latest", "tuned:q4"] and client.version() == "0.30.1"
+        assert client.has_model("base") and client.has_model("tuned:q4") and not client.has_model("tuned")
+
+
+def test_unload_asks_for_keep_alive_zero() -> None:
+    with OllamaServer(models=["base:latest"]) as server:
+        OllamaClient(server.base_url).unload("base")
+        assert server.requests[0]["path"] == "/api/generate" and server.requests[0]["body"]["keep_alive"] == 0
+
+
+def test_an_unknown_model_says_what_to_pull() -> None:
+    with OllamaServer() as server, pytest.raises(OllamaError, match="run  ollama pull absent") as caught:
+        OllamaClient(server.base_url).embed("absent", ["x"])
+    assert caught.value.status == 404
+
+
+def test_nobody_listening_is_one_clear_error(unused_url: str) -> None:
+    with pytest.raises(OllamaError, match=f"nothing answers at {unused_url}: start Ollama") as caught:
+        OllamaClient(unused_url).version()
+    assert caught.value.status == 0
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    ((500, {"error": "llama runner process has terminated"}), "with 500: llama runner process has terminated"),
+    ((503, "<html>busy</html>"), "with 503: <html>busy</html>"),
+    ((200, {"error": "out of memory"}), "with an error: out of memory"),
+    ((200, "<html>a login page</html>"), "did not answer with JSON"),
+    ((200, [1]), "with an error: no JSON object"),
+    ((302, {}), "with 302"),
+    ((200, {"embeddings": []}), "gave no vector for each text"),
+    ((200, {}), "gave no vector for each text"),
+    ("drop", r"the connection to Ollama at http://127\.0\.0\.1:\d+ broke"),
+])
+def test_every_failure_is_an_ollama_error(fault: object, message: str) -> None:
+    with OllamaServer(fault=lambda *_: fault) as server, pytest.raises(OllamaError, match=message):  # type: ignore[arg-type,return-value]
+        OllamaClient(server.base_url).embed("nomic-embed-text", ["x"])
+
+
+def test_a_chat_answer_without_message_is_an_error() -> None:
+    with OllamaServer(fault=lambda *_: (200, {"done": True})) as server, pytest.raises(OllamaError, match="a finished message"):
+        OllamaClient(server.base_url).chat("base", [], {})
+
+
+def test_a_timeout_names_its_length() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(OllamaError, match=r"did not answer /api/version within 0\.2 s"):
+            OllamaClient(url, timeout_seconds=0.2).version()
+
+
+def test_loopback_ignores_proxies(monkeypatch: pytest.MonkeyPatch, unused_url: str) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, unused_url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with OllamaServer() as server:
+        assert OllamaClient(server.base_url).version() == "0.30.1"
+
+
+def test_the_offline_switch_forbids_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDRAG_OFFLINE", "1")
+    with pytest.raises(PipelineError, match="HYBRIDRAG_OFFLINE is set"):
+        OllamaClient("http://ollama.example.com:11434")
