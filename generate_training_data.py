@@ -26,23 +26,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.answers import Answers, list_pending, load_answers, set_aside
 from distill.config import Config, load_config
-from distill.curated import Curated, load_curated
 from distill.errors import PipelineError, run
 from distill.files import write_jsonl_atomic
 from distill.index.embedders import Embedder, embed_questions, make_embedder, require_same_model
 from distill.index.hybridrag import DATABASE, load_index
-from distill.keys import find_key, store_key
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import write_manifest
 from distill.network import require_allowed
-from distill.planner import PlannedRow, describe_request, plan_rows
 from distill.prompts import is_refusal
-from distill.questions import Question, load_questions
 from distill.records import TrainingExample
-from distill.split import SIDES, Side, Split, place_curated, retrieve, split_sources
-from distill.teachers import answer_rows, describe_teacher
+from distill.rows.curated import Curated, load_curated
+from distill.rows.planner import PlannedRow, describe_request, plan_rows
+from distill.rows.questions import Question, load_questions
+from distill.rows.split import SIDES, Side, Split, place_curated, retrieve, split_sources
+from distill.teacher.answers import Answers, list_pending, load_answers, set_aside
+from distill.teacher.dispatch import answer_rows, describe_teacher
+from distill.teacher.keys import find_key, store_key
 
 NAME = "generate_training_data.py"
 FIXED = ("system", "template", "source_format", "source_separator", "citation", "refusal")
@@ -79,10 +79,10 @@ def load_inputs(config: Config, limit: int | None) -> tuple[list[Question], list
     return questions, curated
 
 
-def require_key(config: Config) -> str:
+def require_key(config: Config, questions: Sequence[Question]) -> str:
     """The teacher's key, "" where none is wanted. Raises PipelineError before anything is computed for nothing."""
     teacher = config.generate.teacher
-    if teacher.provider == "extractive" or not teacher.enabled:
+    if not questions or teacher.provider == "extractive" or not teacher.enabled:
         return ""
     require_allowed(teacher.base_url)
     return find_key(teacher)
@@ -184,7 +184,7 @@ def main() -> None:
     # Inputs: fail here, before anything is computed or sent
 
     questions, curated = load_inputs(config, args.limit)
-    key = require_key(config)
+    key = require_key(config, questions)
 
     # -----------------------------------------------------------------------------
     # Retrieval: every question finds its chunks, and its side of the split

@@ -387,11 +387,12 @@ def test_curated_rows_are_kept_as_they_are_and_sent_nowhere(
     assert "Secret" not in everything and len(teacher.requests) == 3
 
 
-def test_curated_rows_alone_need_neither_index_nor_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curated_rows_alone_need_no_index_no_embedder_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(json.dumps({"instruction": f"Question {number}?", "output": "Yes."}) + "\n" for number in range(60))
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
     settings = {
-        "questions_file": None, "curated_files": ["rows.jsonl"], "index_folder": "absent", "teacher": {"provider": "extractive"}
+        "questions_file": None, "curated_files": ["rows.jsonl"], "index_folder": "absent",
+        "teacher": {"provider": "openai", "api_key_env": "NOT_SET"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"work_dir": "work", "generate": settings}), encoding="utf-8")
     world = World(tmp_path)

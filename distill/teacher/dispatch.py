@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from distill.answers import Answers
 from distill.config import Config
-from distill.extractive import TEACHER_NAME, EmbedOnce, answer_all
 from distill.index.embedders import Embedder
 from distill.network import host_of
-from distill.planner import PlannedRow
 from distill.progress import show_progress
+from distill.rows.planner import PlannedRow
+from distill.teacher.answers import Answers
+from distill.teacher.extractive import TEACHER_NAME, EmbedOnce, answer_all
 
 BATCH_ROWS = 50  # the extractive teacher's answers reach the disk in steps of this many
 
@@ -45,7 +45,7 @@ def extract(config: Config, embedder: Embedder, pending: Sequence[PlannedRow], a
 
 def ask(config: Config, key: str, pending: Sequence[PlannedRow], answers: Answers, advance: Advance) -> None:
     """Ask over HTTP, several rows at a time."""
-    from distill.chat import Outcome, Request, ask_all
+    from distill.teacher.chat import Outcome, Request, ask_all
 
     teacher = config.generate.teacher
     rows = {row.id: row for row in pending}

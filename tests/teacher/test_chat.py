@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from distill import chat
-from distill.chat import Outcome, Pace, Request, ask_all, read_retry_after
 from distill.config import TeacherSection
 from distill.errors import PipelineError
+from distill.teacher import chat
+from distill.teacher.chat import Outcome, Pace, Request, ask_all, read_retry_after
 from tests.servers import TeacherServer, answer_plainly
 
 KEY = "sk-test-7f3a9c2e"

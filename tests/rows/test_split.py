@@ -11,7 +11,7 @@ from demo.build_index import build_index
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index, load_index
 from distill.records import ContextSpan, TrainingExample
-from distill.split import Split, make_masks, place_curated, retrieve, split_sources
+from distill.rows.split import Split, make_masks, place_curated, retrieve, split_sources
 from tests.servers import embed_words
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")

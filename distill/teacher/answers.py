@@ -14,8 +14,8 @@ from typing import Any
 
 from distill.config import PromptSection
 from distill.files import JsonlAppender, read_jsonl, replace_file, write_jsonl_atomic
-from distill.planner import REFUSAL_TEACHER, PlannedRow, find_fault
 from distill.records import TrainingExample
+from distill.rows.planner import REFUSAL_TEACHER, PlannedRow, find_fault
 
 FILE_NAME = "answers.jsonl"
 KEYS = ("id", "output", "teacher_model", "timestamp")

@@ -20,9 +20,9 @@ import tenacity
 
 from distill.config import TeacherSection
 from distill.errors import PipelineError
-from distill.keys import SET_KEY
 from distill.network import host_of, is_loopback, require_allowed
 from distill.prompts import Message
+from distill.teacher.keys import SET_KEY
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config, PromptSection
-from distill.curated import ID_DIGITS
 from distill.files import sha256_text
 from distill.prompts import Message, RenderedPrompt, find_citations, render_prompt, to_teacher_messages
-from distill.questions import Question
 from distill.records import Chunk
-from distill.split import Retrieved, Side
+from distill.rows.curated import ID_DIGITS
+from distill.rows.questions import Question
+from distill.rows.split import Retrieved, Side
 
 NOTHING_FOUND = "no chunk above min_score"
 REFUSAL_TEACHER = "none (no chunk above min_score)"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import PromptSection, TeacherSection
-from distill.extractive import EmbedOnce, answer_all, split_sentences
 from distill.prompts import find_citations, normalise
+from distill.teacher.extractive import EmbedOnce, answer_all, split_sentences
 from tests.servers import embed_words
 
 PROMPT = PromptSection()

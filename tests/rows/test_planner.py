@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from distill.config import Config
-from distill.planner import NOTHING_FOUND, describe_request, find_fault, make_id, plan_rows
-from distill.questions import Question
 from distill.records import Chunk
-from distill.split import Retrieved
+from distill.rows.planner import NOTHING_FOUND, describe_request, find_fault, make_id, plan_rows
+from distill.rows.questions import Question
+from distill.rows.split import Retrieved
 
 QUESTION = Question("How hot is {text}?", "Thermal", 3)
 CHUNKS = (Chunk("c1", r"D:\docs\pump.md", "The pump is 80 C.", 0.9), Chunk("c2", "valve.md", "Valves {question}.", 0.5))

@@ -11,7 +11,7 @@ import pytest
 
 from distill.config import TeacherSection
 from distill.errors import PipelineError
-from distill.keys import find_key, store_key
+from distill.teacher.keys import find_key, store_key
 
 KEY = "sk-or-v1-0123456789abcdef"
 TEACHER = TeacherSection(api_key_env="TEST_TEACHER_KEY")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import PipelineError
-from distill.questions import load_questions
+from distill.rows.questions import load_questions
 
 GOOD = """\
 # a comment
@@ -82,7 +82,7 @@ def test_a_missing_file_says_which_key_names_it(tmp_path: Path) -> None:
 
 
 def test_the_projects_own_questions_load() -> None:
-    questions = load_questions(Path(__file__).parents[1] / "domain_questions.yaml")
+    questions = load_questions(Path(__file__).parents[2] / "domain_questions.yaml")
     counts = Counter(question.category for question in questions)
     assert set(counts) == {
         "RF Engineering", "Defense Security and Compliance", "AI and RAG Systems", "Python and Software Engineering"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.curated import load_curated
 from distill.errors import PipelineError
+from distill.rows.curated import load_curated
 
 
 def write(folder: Path, *lines: object, name: str = "rows.jsonl") -> Path:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from distill.answers import FILE_NAME, Answers, list_pending, load_answers, set_aside
 from distill.config import Config
 from distill.errors import PipelineError
-from distill.planner import PlannedRow, plan_rows
-from distill.questions import Question
 from distill.records import Chunk
-from distill.split import Retrieved
+from distill.rows.planner import PlannedRow, plan_rows
+from distill.rows.questions import Question
+from distill.rows.split import Retrieved
+from distill.teacher.answers import FILE_NAME, Answers, list_pending, load_answers, set_aside
 
 CONFIG = Config()
 CHUNKS = (Chunk("c1", "pump.md", "The pump is 80 C.", 0.9),)
