@@ -144,6 +144,7 @@ def main() -> None:
     if backend == "unsloth":
         import unsloth  # noqa: F401 - patches trl, transformers and peft, so it must come before them
     tokenizer, rows = encode_rows(base, config, examples)
+    from distill.training.encode import describe_lengths
     from distill.training.trainer import build_trainer, count_steps
 
     steps = count_steps(len(rows), settings)
@@ -192,7 +193,7 @@ def main() -> None:
             "finetune.base_revision": settings.base_revision,
             "finetune.max_length": settings.max_length,
         },
-        counts={"rows": len(rows), "steps": steps, "adapted_modules": len(adapted), "trainable_parameters": trainable},
+        counts={**describe_lengths(rows), "steps": steps, "adapted_modules": len(adapted), "trainable_parameters": trainable},
         started=started,
         details={
             **losses, "backend": backend, "device": device, "peak_bytes": peak, "resumed_from_step": resumed,
