@@ -132,7 +132,7 @@ def make_ask(side: Side, options: Options, complete: Callable[[Sequence[Message]
         try:
             reply = complete(messages)
             require_whole_prompt(reply.prompt_tokens, options)
-            fields = {"text": require_text(reply.text), "finish_reason": reply.finish_reason}
+            fields = {"text": require_text(reply), "finish_reason": reply.finish_reason}
             counts = {"prompt_tokens": reply.prompt_tokens, "answer_tokens": reply.answer_tokens}
         except Exception as error:
             fields, counts = {"error": describe_error(error)}, {}
@@ -154,10 +154,13 @@ def require_whole_prompt(prompt_tokens: int, options: Options) -> None:
         raise PipelineError("the engine gave no prompt_eval_count, so nobody can tell whether it cut the prompt: update Ollama")
 
 
-def require_text(text: str) -> str:
-    """The text as it can be written to a file. Raises PipelineError when there is none."""
-    text = text.encode("utf-8", "replace").decode("utf-8").strip()
-    if not text:
+def require_text(reply: Reply) -> str:
+    """The text as it can be written to a file: blank is what a model said when it made tokens, and no answer without them.
+
+    Raises PipelineError for the latter.
+    """
+    text = reply.text.encode("utf-8", "replace").decode("utf-8").strip()
+    if not text and not reply.answer_tokens:
         raise PipelineError("empty answer")
     return text
 

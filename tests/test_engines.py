@@ -41,13 +41,19 @@ def test_answer_carries_what_the_report_needs() -> None:
     (TimeoutError("timed\nout"), "TimeoutError: timed out"),
     (KeyError("choices"), "KeyError: 'choices'"),
     (Reply("", "stop", 30, 0), "empty answer"),
-    (Reply(" \n", "length", 30, 24), "empty answer"),
+    (Reply(" \n", "stop", 30, 0), "empty answer"),
     (Reply("A valve.", "stop", 489, 4), "the prompt has 489 tokens, but num_ctx 512 leaves 488 beside max_tokens 24"),
     (Reply("A valve.", "stop", 0, 4), "no prompt_eval_count"),
 ])
 def test_whatever_goes_wrong_is_an_error_without_text(reply: Any, message: str) -> None:
     answer = ask_once(reply)
     assert message in answer.error and "\n" not in answer.error and answer.text == ""
+
+
+@pytest.mark.parametrize("reply", [Reply("", "stop", 30, 1), Reply(" \n", "length", 30, 1)])
+def test_a_model_that_says_nothing_has_answered_nothing(reply: Reply) -> None:
+    answer = ask_once(reply)
+    assert (answer.text, answer.error, answer.answer_tokens) == ("", "", 1)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

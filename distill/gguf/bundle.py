@@ -1,0 +1,88 @@
+"""
+What lies in gguf/: which GGUF files, Modelfiles and names in Ollama an export makes. Converts and verifies nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill.config import Config
+from distill.files import sha256_file, write_text_atomic
+from distill.gguf.modelfile import render_modelfile
+
+VERIFICATION = "verification.json"
+# The manifest first: while files are being removed, the folder must not look complete.
+OWN_FILES = ("manifest.json", VERIFICATION, "SHA256SUMS", "Modelfile*", "*.gguf")
+LEFTOVERS = ("*.gguf.part", ".*.tmp")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One GGUF to make, its Modelfile and its name in Ollama."""
+
+    side: Literal["tuned", "base"]
+    quantization: str
+    gguf: str
+    modelfile: str
+    ollama_name: str
+
+
+def list_jobs(config: Config, with_base: bool) -> list[Job]:
+    """Every GGUF to make, the tuned ones first; the first quantisation of a side is the one that is evaluated."""
+    jobs = []
+    for side in ("tuned", "base") if with_base else ("tuned",):
+        name = config.export.name + ("" if side == "tuned" else "-base")
+        modelfile = "Modelfile" + ("" if side == "tuned" else ".base")
+        for number, quantization in enumerate(config.export.quantization):
+            dot, dash = (f".{quantization}", f"-{quantization}") if number else ("", "")
+            jobs.append(Job(side, quantization, f"{name}-{quantization}.gguf", modelfile + dot, name + dash))
+    return jobs
+
+
+def render_modelfiles(config: Config, jobs: Sequence[Job], comments: Sequence[str]) -> dict[str, str]:
+    """Name and text of every Modelfile. Raises PipelineError for a system prompt that would not survive it."""
+    settings = config.export
+    return {
+        job.modelfile: render_modelfile(
+            job.gguf, system=config.prompt.system, temperature=settings.temperature, top_p=settings.top_p,
+            top_k=settings.top_k, num_ctx=settings.num_ctx, comments=comments,
+        )
+        for job in jobs
+    }
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> Path:
+    """Write SHA256SUMS as `sha256sum --check` reads it."""
+    target = folder / "SHA256SUMS"
+    write_text_atomic(target, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in names))
+    return target
+
+
+def clear_bundle(folder: Path) -> None:
+    """Remove an earlier export; files that no export makes stay."""
+    remove_files(folder, OWN_FILES)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the half-written files, gigabytes each, of a run that was killed."""
+    remove_files(folder, LEFTOVERS)
+
+
+def remove_files(folder: Path, patterns: Sequence[str]) -> None:
+    """Delete what matches, pattern by pattern."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def format_bytes(count: int) -> str:
+    """2.49 GB, or 1.0 MB for a small student."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def list_commands(folder: Path, jobs: Sequence[Job]) -> list[str]:
+    """What the user types to have the models in Ollama; one command a line, for PowerShell 5.1 and any other shell."""
+    return [f'cd "{folder}"', *(f"ollama create {job.ollama_name} -f {job.modelfile}" for job in jobs)]

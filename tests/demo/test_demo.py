@@ -1,0 +1,105 @@
+"""The demo from end to end, cut off from the network: what its report must show, and that nothing learned is nothing shown.
+
+Takes some minutes; left out by  pytest -m "not slow".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.config import load_config
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "demo"
+OFFLINE = Path(__file__).parent / "offline"
+SCRIPTS = ("generate_training_data.py", "finetune.py", "export_gguf.py", "evaluate.py")
+
+pytestmark = pytest.mark.slow
+
+
+def run_demo(config: Path) -> str:
+    """What `python -m demo` printed, without a network."""
+    environment = {**os.environ, "PYTHONPATH": str(OFFLINE), "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "--config", str(config)], cwd=ROOT, env=environment, timeout=1800, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def write_config(path: Path, world: Path, **finetune: object) -> Path:
+    """demo/config.yaml at another place; index, student and embedder lie in `world`, the stages beside the config."""
+    values = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
+    values["work_dir"] = "run"
+    values["generate"]["questions_file"] = (DEMO / "questions.yaml").as_posix()
+    values["generate"]["index_folder"] = (world / "index").as_posix()
+    values["finetune"] |= {"base_model": (world / "student").as_posix(), **finetune}
+    for section in ("generate", "evaluate"):
+        values[section]["embedder"]["model"] = (world / "minilm").as_posix()
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def read_summary(config: Path) -> dict[str, Any]:
+    return json.loads((load_config(config).evaluation_dir / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first demo makes index, student and embedder."""
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, world: Path) -> tuple[Path, str]:
+    """Config and output of one demo with the shipped settings."""
+    config = write_config(tmp_path_factory.mktemp("demo") / "shipped" / "config.yaml", world)
+    return config, run_demo(config)
+
+
+def test_demo_types_the_four_commands_and_names_the_report(demo: tuple[Path, str]) -> None:
+    config, printed = demo
+    places = [printed.index(f"> python {script} --config") for script in SCRIPTS]
+    assert places == sorted(places)
+    assert printed.rstrip().splitlines()[-1] == f"[OK] Report: {load_config(config).evaluation_dir / 'report.html'}"
+
+
+def test_tuned_is_better_on_the_metric_named_before_the_run(demo: tuple[Path, str]) -> None:
+    config, _ = demo
+    summary = read_summary(config)
+    deciding = summary["metrics"][load_config(config).evaluate.primary_metric]
+    assert summary["verdict"]["word"] == "better"
+    assert summary["primary_metric"] == load_config(DEMO / "config.yaml").evaluate.primary_metric
+    assert deciding["pairs"] >= 30 and deciding["interval"][0] > 0
+
+
+def test_base_is_trained_well_enough_to_end_its_answers(demo: tuple[Path, str]) -> None:
+    assert read_summary(demo[0])["metrics"]["finished"]["base"] >= 0.9
+
+
+def test_report_shows_both_sides(demo: tuple[Path, str]) -> None:
+    folder = load_config(demo[0]).evaluation_dir
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert {answer["side"] for answer in answers} == {"base", "tuned"} and not any(answer["error"] for answer in answers)
+    assert page.count("[Source 1]") > 30 and "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_learning_rate_zero_shows_no_difference(demo: tuple[Path, str], world: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "zero" / "config.yaml", world, learning_rate=0.0, epochs=1)
+    printed = run_demo(config)
+    assert "Training a student from scratch" not in printed
+    summary = read_summary(config)
+    assert summary["verdict"]["word"] == "no measurable difference"
+    assert summary["metrics"][summary["primary_metric"]]["interval"] == [0.0, 0.0]

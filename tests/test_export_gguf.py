@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
+
+import export_gguf
+from distill.base_model import hash_base_model
+from distill.config import load_config
+from distill.errors import PipelineError
+from distill.files import read_json
+from distill.gguf import convert as convert_module
+from distill.gguf.phi3 import read_phi3
+from distill.llamacpp import LlamaModel
+from distill.manifest import require_manifest, write_manifest
+from tests.tiny_models import write_random_lora
+
+Export = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_lora(tiny_phi3, tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture()
+def world(tiny_phi3: Path, lora: Path, tmp_path: Path) -> Path:
+    """A work_dir as finetune.py leaves it."""
+    write_config(tmp_path, tiny_phi3)
+    shutil.copytree(lora, tmp_path / "adapters", ignore=shutil.ignore_patterns("README.md"))
+    finish_training(tmp_path)
+    return tmp_path
+
+
+def write_config(folder: Path, base: Path, *, export: str = "", system: str = "Be precise.") -> None:
+    (folder / "config.yaml").write_text(
+        f"prompt: {{system: {json.dumps(system)}}}\nfinetune: {{base_model: '{base.as_posix()}'}}\n"
+        f"export: {{name: pump-expert, {export}}}\n",
+        encoding="utf-8",
+    )
+
+
+def finish_training(folder: Path) -> None:
+    config = load_config(folder / "config.yaml")
+    write_manifest(
+        config.adapters_dir, made_by="finetune.py", config=config, sections=["finetune"], inputs=[], counts={},
+        outputs=[path for path in config.adapters_dir.iterdir() if path.name != "manifest.json"], started=time.time(),
+        fixed={"prompt.system": config.prompt.system, "finetune.base_model": config.value_of("finetune.base_model")},
+        details={"base_model_files": hash_base_model(Path(config.finetune.base_model))},
+    )
+
+
+@pytest.fixture()
+def export(world: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["export_gguf.py", "--config", str(world / "config.yaml"), *arguments])
+        export_gguf.main()
+
+    return run
+
+
+def list_files(world: Path) -> list[str]:
+    return sorted(path.name for path in (world / "gguf").iterdir())
+
+
+def test_the_whole_stage(world: Path, export: Export, capsys: pytest.CaptureFixture[str]) -> None:
+    export()
+    assert list_files(world) == [
+        "Modelfile", "Modelfile.base", "SHA256SUMS", "manifest.json", "pump-expert-base-q4_k_m.gguf", "pump-expert-q4_k_m.gguf",
+        "verification.json",
+    ]
+    printed = capsys.readouterr().out
+    assert "    ollama create pump-expert -f Modelfile\n    ollama create pump-expert-base -f Modelfile.base\n" in printed
+    assert printed.isascii()
+
+    config = load_config(world / "config.yaml")
+    manifest = require_manifest(world / "gguf", "export_gguf.py", config)
+    assert manifest["details"]["models"]["tuned"] == {
+        "ollama_name": "pump-expert", "file": "gguf/pump-expert-q4_k_m.gguf", "modelfile": "gguf/Modelfile"
+    }
+    assert manifest["fixed"] == read_json(world / "adapters" / "manifest.json")["fixed"]
+    assert str(world) not in (world / "gguf" / "manifest.json").read_text("utf-8")
+
+    checks = read_json(world / "gguf" / "verification.json")
+    tuned, base = checks["pump-expert-q4_k_m.gguf"], checks["pump-expert-base-q4_k_m.gguf"]
+    assert tuned["conversion"]["mean_kl"] < 2e-3
+    assert (len(tuned["merged"]), len(base["merged"])) == (8, 0)
+    assert tuned["types"] == base["types"]
+    assert tuned["sha256"] != base["sha256"]
+
+    for line in (world / "gguf" / "SHA256SUMS").read_text("utf-8").splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((world / "gguf" / name).read_bytes()).hexdigest() == digest
+    with LlamaModel(world / "gguf" / "pump-expert-q4_k_m.gguf", n_ctx=128, n_threads=1) as llama:
+        assert llama.complete("<|user|>Hi<|end|><|assistant|>", max_tokens=3).generated_tokens == 3
+
+    with pytest.raises(PipelineError, match="holds a finished export"):
+        export()
+
+
+def test_dry_run_writes_nothing(world: Path, export: Export, capsys: pytest.CaptureFixture[str]) -> None:
+    export("--dry-run")
+    assert not (world / "gguf").exists()
+    printed = capsys.readouterr().out
+    assert "8 modules of the adapter" in printed
+    assert "pump-expert-base-q4_k_m.gguf: 1.0 MB" in printed
+
+
+def test_without_the_base_and_without_verification(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
+    write_config(world, tiny_phi3, export="verify: false")
+    export("--skip-base")
+    assert "Modelfile.base" not in list_files(world)
+    assert "base" not in read_json(world / "gguf" / "manifest.json")["details"]["models"]
+    assert "conversion" not in read_json(world / "gguf" / "verification.json")["pump-expert-q4_k_m.gguf"]
+    assert "[SKIP]" in capsys.readouterr().out
+
+
+def test_a_failed_verification_leaves_no_gguf(world: Path, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        convert_module, "read_phi3", lambda folder: dataclasses.replace(read_phi3(folder), attention_factor=1.0)
+    )
+    with pytest.raises(PipelineError, match="failed verification"):
+        export()
+    assert list_files(world) == []
+
+
+def test_an_unfinished_export_goes_on(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
+    write_config(world, tiny_phi3, export="verify: false")
+    export()
+    first = (world / "gguf" / "manifest.json").read_text("utf-8")
+    for name in ("manifest.json", "SHA256SUMS", "pump-expert-base-q4_k_m.gguf"):
+        (world / "gguf" / name).unlink()
+    (world / "gguf" / ".pump-expert-base-q4_k_m.gguf.part.1.tmp").write_bytes(b"left by a killed run")
+    capsys.readouterr()
+    export()
+    printed = capsys.readouterr().out
+    assert "[SKIP] pump-expert-q4_k_m.gguf was finished" in printed
+    assert "[SKIP] pump-expert-base-q4_k_m.gguf was finished" not in printed
+    assert len(list_files(world)) == 7
+    again = json.loads((world / "gguf" / "manifest.json").read_text("utf-8"))
+    hashes = {file["path"]: file["sha256"] for file in again["outputs"] if file["path"].endswith(".gguf")}
+    assert hashes == {file["path"]: file["sha256"] for file in json.loads(first)["outputs"] if file["path"].endswith(".gguf")}
+
+
+def test_overwrite_starts_afresh(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="verify: false")
+    export("--skip-base")
+    write_config(world, tiny_phi3, export="verify: false, quantization: [f16]")
+    export("--overwrite", "--skip-base")
+    assert [name for name in list_files(world) if name.endswith(".gguf")] == ["pump-expert-f16.gguf"]
+    assert set(read_json(world / "gguf" / "verification.json")) == {"pump-expert-f16.gguf"}
+
+
+def test_the_name_inside_the_file_is_safe(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="verify: false")
+    text = (world / "config.yaml").read_text("utf-8").replace("pump-expert", "my-phi3-expert")
+    (world / "config.yaml").write_text(text, encoding="utf-8")
+    export("--skip-base")
+    name = GGUFReader(world / "gguf" / "my-phi3-expert-q4_k_m.gguf").fields["general.name"].contents()
+    assert name == "my-phi-expert"
+
+
+def test_the_adapter_must_be_there_and_unchanged(world: Path, export: Export) -> None:
+    path = world / "adapters" / "adapter_model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(PipelineError, match=r"run  python finetune\.py  again"):
+        export()
+    (world / "adapters" / "manifest.json").unlink()
+    with pytest.raises(PipelineError, match=r"run  python finetune\.py  first"):
+        export()
+
+
+def test_another_base_model_is_refused(world: Path, tiny_phi3: Path, export: Export) -> None:
+    base = Path(shutil.copytree(tiny_phi3, world / "other" / tiny_phi3.name))
+    shard = sorted(base.glob("*.safetensors"))[0]
+    save_file({name: tensor * 2 for name, tensor in load_file(shard).items()}, shard)
+    write_config(world, base)
+    manifest = read_json(world / "adapters" / "manifest.json")
+    manifest["fixed"]["finetune.base_model"] = load_config(world / "config.yaml").value_of("finetune.base_model")
+    (world / "adapters" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(PipelineError, match="changed since the adapter was trained"):
+        export()
+    assert not list((world / "gguf").glob("*.gguf"))
+
+
+def test_a_system_prompt_that_ollama_would_alter_stops_before_the_work(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, system="45\u00a0Nm")
+    finish_training(world)
+    with pytest.raises(PipelineError, match=r"U\+00A0"):
+        export()
+    assert not (world / "gguf").exists()
+
+
+def test_an_untrained_adapter_is_told(world: Path, tiny_phi3: Path, export: Export, capsys: pytest.CaptureFixture[str]) -> None:
+    path = world / "adapters" / "adapter_model.safetensors"
+    save_file({name: tensor * ("lora_A" in name) for name, tensor in load_file(path).items()}, path)
+    finish_training(world)
+    write_config(world, tiny_phi3, export="num_ctx: 8192")
+    export("--dry-run")
+    printed = capsys.readouterr().out
+    assert "[WARN] the adapter changes nothing" in printed
+    assert "[WARN] export.num_ctx 8192 is above 4096" in printed
+
+
+def test_a_full_disk_is_told_before_the_work(world: Path, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(world)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(PipelineError, match=r"needs 1\.9 MB but the disk has 0\.0 MB free"):
+        export()
