@@ -102,7 +102,7 @@ def save_adapters(model: Any, base: Path, base_name: str, folder: Path) -> list[
     from distill.training.trainer import draw_loss
 
     model.peft_config["default"].base_model_name_or_path = base_name  # PEFT would write a path of this machine
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look for the base under that name
     copy_tokenizer_files(base, folder)
     draw_loss(folder / "training_log.jsonl", folder / "loss.png")
     clear_folder(folder / "checkpoints")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+
+# Read by Hugging Face's libraries when they are imported: our own lines and progress say what a user wants to know.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 class PipelineError(Exception):
@@ -15,6 +19,8 @@ def run(main: Callable[[], None]) -> None:
 
     Ctrl-C exits with 130, the shell's convention; everything on disk is complete by then, so the same command resumes.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     # A document may hold characters that a Windows console in code page 1252 cannot show; printing must not fail on them.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
