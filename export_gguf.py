@@ -9,7 +9,7 @@ Stage 3 of 4: adapters -> merged weights -> GGUF files and Modelfiles for Ollama
 Reads   adapters/   from finetune.py, and the 16-bit base model on disk
 Writes  gguf/       for Ollama and evaluate.py: <name>-q4_k_m.gguf, <name>-base-q4_k_m.gguf, Modelfile, Modelfile.base,
                     SHA256SUMS, verification.json
-Needs   no GPU, no compiler, no network; about 4 GB of memory for Phi-4-mini, and the disk space that --dry-run prints
+Needs   no GPU, no compiler, no network; about 6 GB of memory for Phi-4-mini, and the disk space that --dry-run prints
 """
 
 from __future__ import annotations

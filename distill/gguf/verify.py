@@ -4,7 +4,7 @@ Does llama.cpp compute what transformers computes? Checks of a finished GGUF.
 `check_structure` reads the file alone. The other checks load it in llama.cpp and set its next-token distributions over the
 whole vocabulary against Hugging Face's Phi3 with given weights: the GGUF's own, dequantised (any difference is then a fault
 of the conversion), or the merged 16-bit ones (the difference is then the price of the quantisation). Layers are brought in
-one at a time, so a full-size model needs about 4 GB.
+one at a time, so Phi-4-mini needs about 6 GB.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_tuned_is_better_on_the_metric_named_before_the_run(demo: tuple[Path, st
     config, _ = demo
     summary = read_summary(config)
     deciding = summary["metrics"][load_config(config).evaluate.primary_metric]
-    assert summary["verdict"]["word"] == "better"
+    assert summary["verdict"] == "better"
     assert summary["primary_metric"] == load_config(DEMO / "config.yaml").evaluate.primary_metric
     assert deciding["pairs"] >= 30 and deciding["interval"][0] > 0
 
@@ -101,5 +101,5 @@ def test_learning_rate_zero_shows_no_difference(demo: tuple[Path, str], world: P
     printed = run_demo(config)
     assert "Training a student from scratch" not in printed
     summary = read_summary(config)
-    assert summary["verdict"]["word"] == "no measurable difference"
+    assert summary["verdict"] == "no measurable difference"
     assert summary["metrics"][summary["primary_metric"]]["interval"] == [0.0, 0.0]
