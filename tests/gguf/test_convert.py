@@ -13,10 +13,11 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
 
+from demo.tiny_phi3 import describe_rope
 from distill.errors import PipelineError
 from distill.gguf import convert as module
 from distill.gguf.convert import convert, count_tensors, estimate_bytes
-from tests.tiny_models import tiny_rope_factors, write_tiny_phi3
+from tests.tiny_models import write_tiny_phi3
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -30,7 +31,7 @@ def test_f16_holds_the_base_exactly(tiny_phi3: Path, tmp_path: Path) -> None:
     for name, stored in (("model.embed_tokens", "token_embd"), ("model.layers.1.self_attn.qkv_proj", "blk.1.attn_qkv"),
                          ("model.layers.0.mlp.gate_up_proj", "blk.0.ffn_up"), ("model.norm", "output_norm")):
         assert (found[f"{stored}.weight"] == base[f"{name}.weight"].half().float().numpy()).all()
-    assert found["rope_factors_short.weight"].tolist() == pytest.approx(tiny_rope_factors(24)[0])
+    assert found["rope_factors_short.weight"].tolist() == pytest.approx(describe_rope(24)["short_factor"])
     assert len(found) == len(base) + 2 == count_tensors(tiny_phi3)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from demo.tiny_phi3 import describe_rope, describe_shape
 from distill.errors import PipelineError
 from distill.gguf.phi3 import expected_shape, list_rope_factors, list_tensors, make_safe_name, read_phi3
-from tests.tiny_models import tiny_config, tiny_rope_factors
 
 # Phi-4-mini's own numbers, as Microsoft publishes them; the factors are shortened to their count.
 PHI_4_MINI = {
@@ -23,7 +23,7 @@ PHI_4_MINI = {
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    config = {**tiny_config(1024, 993, layers=2, hidden=256, tied=True), **changes}
+    config = {**describe_shape(1000, 993), **changes}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
@@ -42,7 +42,7 @@ def test_phi_4_mini(tmp_path: Path) -> None:
 
 def test_both_spellings_of_config_json_say_the_same(tmp_path: Path) -> None:
     hub = read_phi3(write_config(tmp_path))
-    short, long = tiny_rope_factors(24)
+    short, long = (describe_rope(24)[f"{name}_factor"] for name in ("short", "long"))
     parameters = {
         "rope_type": "longrope", "type": "longrope", "short_factor": short, "long_factor": long, "rope_theta": 10000.0,
         "partial_rotary_factor": 0.75, "original_max_position_embeddings": 4096,
@@ -62,7 +62,7 @@ def test_what_transformers_saves_is_understood(tiny_phi3: Path, tmp_path: Path) 
 def test_factor_tensors(tmp_path: Path) -> None:
     factors = list_rope_factors(read_phi3(write_config(tmp_path)))
     assert set(factors) == {"rope_factors_long.weight", "rope_factors_short.weight"}
-    assert factors["rope_factors_short.weight"].tolist() == pytest.approx(tiny_rope_factors(24)[0])
+    assert factors["rope_factors_short.weight"].tolist() == pytest.approx(describe_rope(24)["short_factor"])
 
 
 def test_without_longrope_there_are_no_factors(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from gguf import TokenType
 
+from demo.tiny_phi3 import CHAT_TEMPLATE, SPECIAL_TOKENS
 from distill.errors import PipelineError
 from distill.gguf.tokenizer import read_vocabulary
-from tests.tiny_models import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 
 @pytest.fixture()
