@@ -39,7 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="train on the first N rows only")
     parser.add_argument("--overwrite", action="store_true", help="delete adapters/ and start afresh")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit must be at least 1")
+    return args
 
 
 def load_rows(path: Path, limit: int | None) -> list[TrainingExample]:
@@ -73,7 +76,8 @@ def encode_rows(folder: Path, config: Config, examples: list[TrainingExample]) -
 
 def identify_run(config: Config, data: Path, rows: int, backend: str) -> dict[str, Any]:
     """What must be the same for an unfinished run to go on."""
-    settings = config.describe("finetune")
+    # How often the run is saved and logged changes nothing in what is learned.
+    settings = {key: value for key, value in config.describe("finetune").items() if key not in ("save_steps", "logging_steps")}
     return {**settings, "backend": backend, "rows": rows, "system_prompt": config.prompt.system, "data": sha256_file(data)}
 
 
@@ -98,14 +102,12 @@ def train_adapters(trainer: Any, folder: Path, steps: int) -> int | None:
 
 def save_adapters(model: Any, base: Path, base_name: str, folder: Path) -> list[Path]:
     """Write the adapter beside the base model's own tokenizer files, untouched (Unsloth would save an altered one)."""
-    from distill.training.checkpoints import clear_folder
     from distill.training.trainer import draw_loss
 
     model.peft_config["default"].base_model_name_or_path = base_name  # PEFT would write a path of this machine
     model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look for the base under that name
     copy_tokenizer_files(base, folder)
     draw_loss(folder / "training_log.jsonl", folder / "loss.png")
-    clear_folder(folder / "checkpoints")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card, which names a path of this machine
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name != FILE_NAME)
 
@@ -135,6 +137,8 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Libraries, tokens, lengths
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several, transformers would multiply the effective batch
     import torch
 
     has_cuda = torch.cuda.is_available()
@@ -150,6 +154,8 @@ def main() -> None:
     steps = count_steps(len(rows), settings)
     device = torch.cuda.get_device_name(0) if has_cuda else "CPU"
     print(f"[OK] {backend} on {device}: {steps:,} steps of {settings.effective_batch_size} rows")
+    if has_cuda and backend != settings.backend == "auto" and backend == "trl":
+        print("[WARN] unsloth is not installed: training with TRL, which is slower: pip install -r requirements.txt")
     if settings.load_in_4bit and not has_cuda:
         print("[WARN] no CUDA GPU: the base model is loaded in float32, not in 4 bits")
     if args.dry_run:
@@ -164,10 +170,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     require_same_run(folder, identify_run(config, data, len(rows), backend))
     model, adapted = load_student(backend, base, settings)
-    from distill.training.lora import count_parameters
+    from distill.training.lora import count_parameters, list_left_out
 
     trainable, total = count_parameters(model)
     print(f"[OK] {len(adapted)} modules adapted, {trainable:,} of {total:,} parameters train")
+    if left_out := list_left_out(model, adapted):
+        print(f"[WARN] finetune.target_modules leaves {len(left_out)} modules out, such as {left_out[0]}")
 
     # ---------------------------------------------------------------------------
     # Training
@@ -177,6 +185,8 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Output
+    if require_manifest(config.training_dir, "generate_training_data.py", config) != manifest:
+        raise PipelineError("training_data/ was made again while this trained: run again with --overwrite")
     outputs = save_adapters(model, base, config.value_of("finetune.base_model"), folder)
     peak = torch.cuda.max_memory_allocated() if has_cuda else None
     write_manifest(
@@ -200,6 +210,7 @@ def main() -> None:
             "smoke_run": args.limit is not None, "adapted": adapted, "base_model_files": hash_base_model(base),
         },
     )
+    clear_folder(folder / "checkpoints")  # after the manifest: killed before it, the run goes on from them
     print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {time.time() - started:.0f} s")
     print(f"[OK] {folder}\nNext:  python export_gguf.py")
 

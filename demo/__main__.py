@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from pathlib import Path
 
 from distill.config import Config, load_config
 from distill.errors import PipelineError, run
-from distill.files import read_json, write_json_atomic
+from distill.files import read_json, write_json_atomic, write_text_atomic
 
 HERE = Path(__file__).parent
 SCRIPTS = ("generate_training_data.py", "finetune.py", "export_gguf.py", "evaluate.py")
+CLAIM = "made_by_demo.txt"  # written first: what lies in this folder is the demo's, to be deleted and made again
 MARKER = "made_from.json"  # written last: a folder with it is complete
 
 
@@ -44,6 +46,16 @@ def identify_world() -> dict[str, str]:
     """What index and student are made from; another value makes them again."""
     sources = [*sorted(HERE.glob("corpus/*.md")), HERE / "student.py", HERE / "tiny_phi3.py", HERE / "build_index.py"]
     return {"sha256": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()}
+
+
+def claim_folders(config: Config) -> None:
+    """Mark the folders that the demo writes as its own. Raises PipelineError before it touches one that holds other work."""
+    folders = [config.work_dir, config.generate.index_folder, Path(config.finetune.base_model)]
+    for folder in folders:
+        if folder.exists() and any(folder.iterdir()) and not (folder / CLAIM).is_file():
+            raise PipelineError(f"{folder} holds files that the demo did not make: give the demo's config folders of its own")
+    for folder in folders:
+        write_text_atomic(folder / CLAIM, "Made by python -m demo, which deletes and replaces what lies here.\n")
 
 
 def is_made(folder: Path, identity: dict[str, str]) -> bool:
@@ -93,7 +105,9 @@ def run_script(script: str, config: Path) -> None:
     root = HERE.parent
     shown = config.relative_to(root).as_posix() if config.is_relative_to(root) else config
     print(f"\n> python {script} --config {shown}", flush=True)
-    done = subprocess.run([sys.executable, script, "--config", str(config)], cwd=root, check=False)
+    # A student of this size is faster on the CPU, and requirements-cpu.txt has no CUDA packages.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, script, "--config", str(config)], cwd=root, env=environment, check=False)
     if done.returncode:
         raise PipelineError(f"{script} ended with exit code {done.returncode}: see its message above")
 
@@ -105,6 +119,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # A world to work on
+    claim_folders(config)
     identity = identify_world()
     make_index(config, identity)
     make_base(config, identity)

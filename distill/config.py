@@ -170,8 +170,10 @@ class FinetuneSection(Section):
     seed: int = 42
 
     @model_validator(mode="after")
-    def check_batches(self) -> FinetuneSection:
-        """The effective batch is made of whole batches."""
+    def check_steps(self) -> FinetuneSection:
+        """The effective batch is made of whole batches; a checkpoint falls on a logged step, so that a resumed log is exact."""
+        if self.save_steps % self.logging_steps:
+            raise ValueError(f"save_steps {self.save_steps} is not a multiple of logging_steps {self.logging_steps}")
         if self.effective_batch_size % self.batch_size:
             raise ValueError(
                 f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"

@@ -92,9 +92,11 @@ def citation_pattern(prompt: PromptSection) -> re.Pattern[str]:
 
 
 def is_refusal(prompt: PromptSection, answer: str) -> bool:
-    """Whether an answer is the configured refusal: case, spacing and the final full stop do not matter."""
-    refusal = normalise(prompt.refusal).rstrip(".")
-    return bool(refusal) and refusal in normalise(answer)
+    """Whether an answer begins with the configured refusal; case, spacing and the final full stop do not matter.
+
+    Merely holding the sentence is not enough: an answer may repeat the prompt, which quotes it.
+    """
+    return normalise(answer).startswith(normalise(prompt.refusal).rstrip("."))
 
 
 def normalise(text: str) -> str:

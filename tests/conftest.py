@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# Nothing in a test may reach a model hub, and no test needs a GPU.
+# Nothing in a test may reach a model hub. Tests run on the CPU everywhere; CUDA_VISIBLE_DEVICES=0 runs those that use a GPU.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers side by side: one thread each, or they wait for one another at every matrix product.

@@ -60,6 +60,7 @@ def list_keys(value: object, prefix: str = "") -> set[str]:
         ("finetune:\n  epochs: many\n", r"config.yaml:2 finetune.epochs: .*number.*\(given: 'many'\)"),
         ("finetune:\n  backend: tensorflow\n", r"config.yaml:2 finetune.backend: .*'auto', 'unsloth' or 'trl'"),
         ("finetune:\n  batch_size: 3\n", r"effective_batch_size 8 is not a multiple of batch_size 3"),
+        ("finetune:\n  save_steps: 3\n  logging_steps: 2\n", r"save_steps 3 is not a multiple of logging_steps 2"),
         ("finetune: 3\n", r"config.yaml:1 finetune: .*"),
         ("prompt:\n  template: no places\n", r"config.yaml:2 prompt.template: must hold \{context\} exactly once"),
         ("evaluate:\n  ollama_url: localhost:11434\n", r"evaluate.ollama_url: must be an http or https address"),

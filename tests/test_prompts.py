@@ -77,6 +77,8 @@ def test_rendered_citation_is_found_again(number: int) -> None:
     [
         ("The provided documents do not answer this question.", True),
         ("  the provided documents DO not\nanswer this question", True),
+        ("The provided documents do not answer this question. They are about pumps.", True),
+        ("Reply: The provided documents do not answer this question. The torque is 45 Nm.", False),
         ("The documents answer this question.", False),
         ("", False),
     ],

@@ -32,9 +32,9 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    """Record what this run trains on and how; raises PipelineError when an unfinished run here was another one."""
+    """Record what this run trains on and how; raises PipelineError when there is something to go on from of another run."""
     path = folder / "run.json"
-    if path.exists():
+    if path.exists() and find_last_checkpoint(folder / "checkpoints"):
         before = read_json(path)
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         if changed:
@@ -46,6 +46,9 @@ def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def clear_folder(folder: Path) -> None:
-    """Delete a stage's output before a fresh start."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Delete a stage's output before a fresh start. Raises PipelineError while another program holds a file there."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except PermissionError as error:
+        raise PipelineError(f"{error.filename} is held by another program: close it and run again") from None

@@ -31,7 +31,7 @@ class EncodedExample:
 
 
 def encode_examples(tokenizer: Any, system: str, examples: Sequence[TrainingExample]) -> list[EncodedExample]:
-    """Raises PipelineError naming the row whose prompt the template renders differently once an answer follows it."""
+    """Raises PipelineError naming the row that would be trained otherwise than it is served."""
     return [encode_example(tokenizer, system, example) for example in examples]
 
 
@@ -47,6 +47,7 @@ def encode_example(tokenizer: Any, system: str, example: TrainingExample) -> Enc
             f"row {example.id}: the base model's chat template renders the prompt differently before an answer, "
             "so training would not match serving: use another base model"
         )
+    require_plain_answer(tokenizer, example)
     prompt_ids = to_ids(tokenizer, prompt)
     answer_ids = keep_first_end_marker(tokenizer, to_ids(tokenizer, whole[len(prompt) :]))
     return EncodedExample(example.id, prompt_ids + answer_ids, [IGNORE] * len(prompt_ids) + answer_ids)
@@ -57,9 +58,24 @@ def to_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def list_special_ids(tokenizer: Any) -> set[int]:
+    """Every token that is markup, not text."""
+    return set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+
+
+def require_plain_answer(tokenizer: Any, example: TrainingExample) -> None:
+    """Raises PipelineError when an answer's text holds a marker such as <|end|>: the student would learn to stop there."""
+    found = [token for token in to_ids(tokenizer, example.output) if token in list_special_ids(tokenizer)]
+    if found:
+        raise PipelineError(
+            f"row {example.id}: the answer holds {tokenizer.decode(found[:1])}, which the base model reads as markup: "
+            "write it otherwise, or leave the row out"
+        )
+
+
 def keep_first_end_marker(tokenizer: Any, answer_ids: list[int]) -> list[int]:
     """Cut what the template writes after the answer's end marker: Phi-4-mini's adds a second, <|endoftext|>."""
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    special = list_special_ids(tokenizer)
     ends = [position for position, token in enumerate(answer_ids) if token in special]
     if not ends:
         raise PipelineError(

@@ -54,6 +54,12 @@ def require_adapted(model: Any, expected: Iterable[str]) -> list[str]:
     return adapted
 
 
+def list_left_out(model: Any, adapted: Iterable[str]) -> list[str]:
+    """The full names of the decoder's linear layers that carry no adapter."""
+    base = {name.removeprefix("base_model.model.").removesuffix(".base_layer") for name in list_linear_layers(model)}
+    return sorted(name for name in base - set(adapted) if ".lora_" not in name)
+
+
 def iterate_adapters(model: Any) -> Iterable[tuple[str, Any]]:
     """(name in the base model, B matrix) of every adapted module."""
     for name, module in model.named_modules():

@@ -67,6 +67,10 @@ def load_with_peft(folder: Path, settings: FinetuneSection) -> tuple[Any, list[s
 
     has_cuda = torch.cuda.is_available()
     in_4bit = has_cuda and settings.load_in_4bit
+    if in_4bit and not has_bitsandbytes():
+        raise PipelineError(
+            "config.yaml finetune.load_in_4bit needs bitsandbytes: run  pip install -r requirements.txt  or set it to false"
+        )
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.bfloat16 if has_cuda else torch.float32,
@@ -86,6 +90,11 @@ def load_with_peft(folder: Path, settings: FinetuneSection) -> tuple[Any, list[s
         bias="none", task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora), expected
+
+
+def has_bitsandbytes() -> bool:
+    """Whether 4-bit weights and the 8-bit optimizer are there; requirements-cpu.txt leaves them out."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def describe_4bit() -> Any:

@@ -16,6 +16,7 @@ from distill.files import JsonlAppender, read_jsonl, write_jsonl_atomic
 from distill.progress import Progress
 from distill.training.encode import EncodedExample
 from distill.training.lora import require_moved
+from distill.training.students import has_bitsandbytes
 
 
 def build_trainer(model: Any, tokenizer: Any, rows: Sequence[EncodedExample], settings: FinetuneSection, folder: Path) -> Any:
@@ -41,7 +42,7 @@ def build_trainer(model: Any, tokenizer: Any, rows: Sequence[EncodedExample], se
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
-        optim="adamw_8bit" if has_cuda else "adamw_torch",
+        optim="adamw_8bit" if has_cuda and has_bitsandbytes() else "adamw_torch",
         bf16=has_cuda and torch.cuda.is_bf16_supported(),
         fp16=has_cuda and not torch.cuda.is_bf16_supported(),
         gradient_checkpointing=settings.gradient_checkpointing and has_cuda,

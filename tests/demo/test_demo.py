@@ -96,6 +96,17 @@ def test_report_shows_both_sides(demo: tuple[Path, str]) -> None:
     assert page.count("[Source 1]") > 30 and "http://" not in page.replace("http://www.w3.org/", "")
 
 
+def test_demo_keeps_off_folders_that_are_not_its_own(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "mine" / "config.yaml", tmp_path / "world")
+    answers = config.parent / "run" / "training_data" / "answers.jsonl"
+    answers.parent.mkdir(parents=True)
+    answers.write_text("paid for", encoding="utf-8")
+    command = [sys.executable, "-m", "demo", "--config", str(config)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "holds files that the demo did not make" in done.stderr
+    assert answers.read_text(encoding="utf-8") == "paid for"
+
+
 def test_learning_rate_zero_shows_no_difference(demo: tuple[Path, str], world: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "zero" / "config.yaml", world, learning_rate=0.0, epochs=1)
     printed = run_demo(config)

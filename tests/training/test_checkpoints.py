@@ -37,8 +37,15 @@ def test_torn_state_is_passed_over(tmp_path: Path) -> None:
     assert find_last_checkpoint(tmp_path) is None
 
 
+def test_run_that_saved_nothing_holds_nobody_back(tmp_path: Path) -> None:
+    require_same_run(tmp_path, {"targets": "wrong"})
+    make_checkpoint(tmp_path / "checkpoints", 1, without="optimizer.pt")
+    require_same_run(tmp_path, {"targets": "right"})
+
+
 def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     require_same_run(tmp_path, {"seed": 1, "data": "a"})
+    make_checkpoint(tmp_path / "checkpoints", 1)
     require_same_run(tmp_path, {"seed": 1, "data": "a"})
     with pytest.raises(PipelineError, match=r"holds an unfinished run with another data: .*--overwrite"):
         require_same_run(tmp_path, {"seed": 1, "data": "b"})

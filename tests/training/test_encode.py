@@ -64,6 +64,13 @@ def test_any_answer_comes_back_whole(tokenizer, answer: str) -> None:
     assert tokenizer.decode([label for label in row.labels if label != IGNORE]) == answer + "<|end|>"
 
 
+@pytest.mark.parametrize("answer", ["It puts <|user|> before the question.", "Ends with <|end|>", "<|endoftext|>"])
+def test_answer_that_holds_markup_is_refused_and_not_cut(tokenizer, answer: str) -> None:
+    tokenizer.chat_template = TEMPLATES["phi"]
+    with pytest.raises(PipelineError, match=r"row r1: the answer holds <\|\w+\|>, which the base model reads as markup"):
+        encode_example(tokenizer, "", make_row(output=answer))
+
+
 def test_template_without_end_marker_is_refused(tokenizer) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     with pytest.raises(PipelineError, match="no end marker after an answer"):

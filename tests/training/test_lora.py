@@ -11,6 +11,7 @@ from distill.errors import PipelineError
 from distill.training.lora import (
     count_parameters,
     iterate_adapters,
+    list_left_out,
     list_linear_layers,
     require_adapted,
     require_moved,
@@ -67,6 +68,13 @@ def test_student_is_adapted_in_every_layer(tiny_phi3: Path) -> None:
     assert len(adapted) == 4 * layers
     trainable, total = count_parameters(model)
     assert trainable == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) and trainable < total
+
+
+@pytest.mark.parametrize(("targets", "left_out"), [("all-linear", 0), (["o_proj", "down_proj"], 4)])
+def test_modules_that_a_list_leaves_out_are_known(tiny_phi3: Path, targets: object, left_out: int) -> None:
+    model, adapted = load_student("trl", tiny_phi3, make_settings(target_modules=targets))
+    found = list_left_out(model, adapted)
+    assert len(found) == left_out and not set(found) & set(adapted)
 
 
 def test_partial_adaptation_is_refused(tiny_phi3: Path) -> None:

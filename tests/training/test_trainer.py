@@ -58,6 +58,22 @@ def test_adapters_are_checked_after_the_first_step_that_can_move_them(tiny_phi3:
         check.on_step_end(None, None, None, model=model)
 
 
+def test_trainer_batches_hold_the_labels_that_were_made(tiny_phi3: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from distill.training.encode import IGNORE, EncodedExample
+    from distill.training.students import load_student
+    from distill.training.trainer import build_trainer
+
+    settings = FinetuneSection.model_validate({"backend": "trl", "lora_r": 4, "batch_size": 2})
+    model, _ = load_student("trl", tiny_phi3, settings)
+    rows = [EncodedExample("a", [5, 6, 7, 8], [IGNORE, IGNORE, 7, 8]), EncodedExample("b", [9, 10], [IGNORE, 10])]
+    trainer = build_trainer(model, AutoTokenizer.from_pretrained(tiny_phi3), rows, settings, tmp_path)
+    (batch,) = list(trainer.get_train_dataloader())
+    found = {tuple(row) for row in batch["labels"].tolist()}
+    assert found == {(IGNORE, IGNORE, 7, 8), (IGNORE, 10, IGNORE, IGNORE)}
+
+
 def test_loss_is_drawn(tmp_path: Path) -> None:
     write_jsonl_atomic(tmp_path / "log.jsonl", [{"step": step, "loss": 1 / step} for step in range(1, 40)])
     draw_loss(tmp_path / "log.jsonl", tmp_path / "loss.png")
