@@ -49,7 +49,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N held-out questions only")
     parser.add_argument("--overwrite", action="store_true", help="delete evaluation/ and start afresh")
     parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit must be at least 1")
+    return args
 
 
 # -----------------------------------------------------------------------------
@@ -182,11 +185,14 @@ def main() -> None:
         raise PipelineError(f"{folder} holds a finished run: read {folder / 'report.html'}, or ask again with --overwrite")
     training = require_manifest(config.training_dir, "generate_training_data.py", config)
     gguf = require_manifest(config.gguf_dir, "export_gguf.py", config)
-    fixed = {**inherit(training, config.training_dir, config), **inherit(gguf, config.gguf_dir, config)}
+    fixed = inherit(training, config.training_dir, config)
+    fixed |= inherit(gguf, config.gguf_dir, config, announce=["finetune.base_model"])
+    if gguf["details"].get("smoke_run"):
+        print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
     require_unseen(config, training, gguf)
     heldout = config.training_dir / "heldout.jsonl"
     examples, models = load_heldout(heldout, args.limit), find_models(config, gguf)
-    print(f"[OK] {len(examples)} held-out questions, prompt and base model as in {config.gguf_dir.name}/{FILE_NAME}")
+    print(f"[OK] {len(examples)} held-out questions, prompt as in {config.gguf_dir.name}/{FILE_NAME}")
     print(f"[OK] {models['tuned'].file} against {models['base'].file}")
 
     # ---------------------------------------------------------------------------

@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -57,8 +56,9 @@ def parse_args() -> argparse.Namespace:
 def require_same_base(base: Path, adapters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The base's file hashes. Raises PipelineError when they are not those that the adapter was trained on."""
     files = hash_base_model(base)
-    recorded = {file["path"]: file for file in adapters["details"].get("base_model_files", files)}
-    changed = [file["path"] for file in files if recorded.get(file["path"]) != file]
+    recorded = adapters["details"].get("base_model_files", files)
+    present, trained = ({file["path"]: file for file in each} for each in (files, recorded))
+    changed = sorted(path for path in present.keys() | trained.keys() if present.get(path) != trained.get(path))
     if changed:
         raise PipelineError(f"{base}: {', '.join(changed)} changed since the adapter was trained: restore that base model")
     return files
@@ -73,16 +73,6 @@ def check_adapter(base: Path, folder: Path) -> int:
         if len(merged.list_unchanged()) == len(merged.pairs):
             print("[WARN] the adapter changes nothing, all its B matrices are zero: tuned and base will be the same model")
         return len(merged.pairs)
-
-
-def require_disk_space(folder: Path, needed: int) -> None:
-    """Raises PipelineError when the disk is too full."""
-    from distill.gguf.bundle import format_bytes
-
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise PipelineError(f"{folder} needs {format_bytes(needed)} but the disk has {format_bytes(free)} free: make room")
 
 
 def warn_long_context(config: Config, base: Path) -> None:
@@ -127,7 +117,7 @@ def export_one(
 ) -> dict[str, Any]:
     """Convert and verify, and only then give the file its name; returns what was found."""
     from distill.gguf.convert import convert, count_tensors
-    from distill.gguf.verify import check_structure
+    from distill.gguf.verify import check_structure, release_mappings
 
     target, unverified = config.gguf_dir / job.gguf, config.gguf_dir / f"{job.gguf}.part"
     target.unlink(missing_ok=True)
@@ -140,8 +130,10 @@ def export_one(
         checks |= verify_one(config, unverified, base, job, reference)
         gc.collect()  # Windows renames no file that is still mapped into memory
         replace_file(unverified, target)
+    except BaseException as error:
+        release_mappings(error)  # and deletes none either
+        raise
     finally:
-        gc.collect()
         unverified.unlink(missing_ok=True)
     return {
         "sha256": sha256_file(target), "bytes": done.bytes, "quantization": job.quantization, "types": done.types,
@@ -176,6 +168,9 @@ def main() -> None:
     source = config.adapters_dir / FILE_NAME
     adapters = require_manifest(config.adapters_dir, "finetune.py", config)
     fixed = inherit(adapters, config.adapters_dir, config, announce=["finetune.base_model"])
+    smoke_run = bool(adapters["details"].get("smoke_run"))
+    if smoke_run:
+        print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
     if (folder / FILE_NAME).exists() and not args.overwrite:
         raise PipelineError(f"{folder} holds a finished export: use it, or export again with --overwrite")
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: from here on no library may fetch anything
@@ -193,7 +188,7 @@ def main() -> None:
     sizes = {job.gguf: estimate_bytes(base, job.quantization) for job in jobs}
     modules = check_adapter(base, config.adapters_dir)
     warn_long_context(config, base)
-    require_disk_space(folder, sum(sizes.values()) - sum(path.stat().st_size for path in folder.glob("*.gguf*")))
+    bundle.require_disk_space(folder, sum(sizes.values()) - sum(path.stat().st_size for path in folder.glob("*.gguf*")))
     print(f"[OK] {modules} modules of the adapter go into {config.value_of('finetune.base_model')}")
     if args.dry_run:
         for name, size in sizes.items():
@@ -237,6 +232,7 @@ def main() -> None:
                 for side, job in first.items()
             },
             "base_model_files": base_files,
+            "smoke_run": smoke_run,
         },
     )
     print(f"[OK] {folder} in {time.time() - started:.0f} s. To have the models in Ollama, type:")

@@ -28,25 +28,23 @@ from filelock import FileLock, Timeout
 
 from distill.config import Config, load_config
 from distill.errors import PipelineError, run
-from distill.files import write_jsonl_atomic
+from distill.files import sha256_file, write_jsonl_atomic
 from distill.index.embedders import Embedder, embed_questions, make_embedder, require_same_model
-from distill.index.hybridrag import DATABASE, load_index
+from distill.index.hybridrag import list_files, load_index, warn_of_access_tags
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import write_manifest
 from distill.network import require_allowed
 from distill.prompts import is_refusal
-from distill.records import TrainingExample
-from distill.rows.curated import Curated, load_curated
+from distill.rows.curated import Curated, load_curated, make_keys, require_unique
 from distill.rows.planner import PlannedRow, describe_request, plan_rows
 from distill.rows.questions import Question, load_questions
-from distill.rows.split import SIDES, Side, Split, place_curated, retrieve, split_sources
+from distill.rows.split import SIDES, Rows, Split, place_all, retrieve, split_sources
 from distill.teacher.answers import Answers, list_pending, load_answers, set_aside
 from distill.teacher.dispatch import answer_rows, describe_teacher
-from distill.teacher.keys import find_key, store_key
+from distill.teacher.keys import find_key, require_https, store_key
 
 NAME = "generate_training_data.py"
 FIXED = ("system", "template", "source_format", "source_separator", "citation", "refusal")
-Rows = dict[Side, list[TrainingExample]]
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,6 +83,7 @@ def require_key(config: Config, questions: Sequence[Question]) -> str:
     if not questions or teacher.provider == "extractive" or not teacher.enabled:
         return ""
     require_allowed(teacher.base_url)
+    require_https(teacher.base_url)
     return find_key(teacher)
 
 
@@ -95,6 +94,7 @@ def plan_questions(config: Config, questions: Sequence[Question], embedder: Embe
     split = split_sources(index.sources, settings.heldout_share)
     heldout = sum(split.side_of_source(source) == "heldout" for source in index.sources)
     print(f"[OK] index of {len(index):,} live chunks from {len(index.sources)} documents, {heldout} of them held out")
+    warn_of_access_tags(index)
     require_same_model(index, embedder, settings.embedder)
     vectors = embed_questions(embedder, settings.embedder, [question.text for question in questions])
     return split, plan_rows(config, questions, retrieve(index, split, vectors, settings.top_k, settings.min_score))
@@ -105,12 +105,11 @@ def split_curated(config: Config, curated: Sequence[Curated]) -> Split:
     return split_sources((span.source for each in curated for span in each.row.context), config.generate.heldout_share)
 
 
-def place_all(split: Split, curated: Sequence[Curated]) -> Rows:
-    """Curated rows by side. Raises PipelineError for one whose sources are on both."""
-    rows: Rows = {side: [] for side in SIDES}
-    for each in curated:
-        rows[place_curated(split, each.row, each.place)].append(each.row)
-    return rows
+def place_curated(split: Split, curated: Sequence[Curated], planned: Sequence[PlannedRow]) -> Rows:
+    """Curated rows by side. Raises PipelineError for one that repeats a planned row, or whose sources are on both sides."""
+    keys = {key: f"question {row.question.text}" for row in planned for key in make_keys(row.id, row.prompt.instruction)}
+    require_unique(curated, keys)
+    return place_all(split, curated, (chunk for row in planned for chunk in row.chunks))
 
 
 def describe_plan(config: Config, planned: Sequence[PlannedRow], pending: Sequence[PlannedRow]) -> None:
@@ -158,6 +157,13 @@ def count_rows(config: Config, rows: Rows) -> dict[str, Any]:
     }
 
 
+def require_unchanged(digests: dict[Path, str]) -> None:
+    """Raises PipelineError when a file is not what this run read: the manifest would vouch for the wrong one."""
+    for path, digest in digests.items():
+        if not path.is_file() or sha256_file(path) != digest:
+            raise PipelineError(f"{path} changed while this ran: run again; answers are kept")
+
+
 def summarise(counts: dict[str, Any], failures: Sequence[dict[str, Any]]) -> None:
     """The end of a run, with what to do next."""
     for reason, number in Counter(failure["reason"] for failure in failures).most_common(3):
@@ -183,6 +189,8 @@ def main() -> None:
     # -----------------------------------------------------------------------------
     # Inputs: fail here, before anything is computed or sent
 
+    named = [*([settings.questions_file] if settings.questions_file else []), *settings.curated_files]
+    digests = {path: sha256_file(path) for path in named if path.is_file()}
     questions, curated = load_inputs(config, args.limit)
     key = require_key(config, questions)
 
@@ -191,7 +199,7 @@ def main() -> None:
 
     embedder = make_embedder(settings.embedder) if questions else None
     split, planned = plan_questions(config, questions, embedder) if embedder else (split_curated(config, curated), [])
-    rows = place_all(split, curated)
+    rows = place_curated(split, curated, planned)
     pending = list_pending(planned, () if args.overwrite else load_answers(folder))
     describe_plan(config, planned, pending)
     if args.dry_run:
@@ -222,9 +230,10 @@ def main() -> None:
                 rows[row.side].append(answers.complete(row))
         write_rows(config, rows)
         counts = {**count_rows(config, rows), "failures": len(failures), "asked": len(pending)}
-        inputs = [settings.questions_file, settings.index_folder / DATABASE] if questions else []
+        require_unchanged(digests)
+        index_files = list_files(settings.index_folder) if questions else []
         write_manifest(
-            folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*inputs, *settings.curated_files],
+            folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*digests, *index_files],
             outputs=[folder / name for name in ("train.jsonl", "heldout.jsonl", "failures.jsonl")],
             fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED}, counts=counts, started=started,
         )

@@ -182,25 +182,26 @@ class OllamaEngine:
         self._client, self._models, self._options = client, models, options
 
     def require_ready(self) -> None:
-        """Raises PipelineError with the command to type when Ollama lacks a model or holds another file under its name."""
+        """Raises PipelineError with what to do when Ollama lacks a model, has another file, or another prompt for each side."""
+        shown = []
         for model in self._models.values():
             create = f'run  ollama create {model.name} -f "{model.modelfile}"'
             if not self._client.has_model(model.name):
                 raise PipelineError(f"Ollama at {self._client.base_url} has no model {model.name}: {create}")
-            held = self._find_blob(model.name)
-            if held and held != model.sha256:
+            shown.append(self._show(model.name))
+            held = find_blob(shown[-1])
+            if not held:
+                print(f"[WARN] Ollama does not tell which file {model.name} was made from: if in doubt, {create}")
+            elif held != model.sha256:
                 raise PipelineError(f"{model.name} in Ollama was not made from the present {model.file}: {create}")
+        require_same_prompts(shown)
 
-    def _find_blob(self, name: str) -> str:
-        """The sha256 of the GGUF file behind a model, which Ollama keeps as it is and names in FROM; "" if it does not tell."""
+    def _show(self, name: str) -> dict[str, Any]:
+        """What Ollama knows of a model; nothing, if it does not tell."""
         try:
-            modelfile = self._client.show(name).get("modelfile") or ""
+            return self._client.show(name)
         except OllamaError:
-            modelfile = ""
-        found = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})", modelfile, re.MULTILINE)
-        if not found:
-            print(f"[WARN] Ollama does not tell which file {name} was made from: run  ollama create  again if in doubt")
-        return found[1] if found else ""
+            return {}
 
     @contextmanager
     def load(self, side: Side) -> Iterator[Ask]:
@@ -218,6 +219,24 @@ class OllamaEngine:
                 self._client.unload(name)
             except OllamaError as error:
                 print(f"[WARN] {name} stays loaded: {error}")
+
+
+def find_blob(shown: Mapping[str, Any]) -> str:
+    """The sha256 of the GGUF file behind a model, which Ollama keeps as it is and names in FROM; "" if it does not tell."""
+    found = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})", shown.get("modelfile") or "", re.MULTILINE)
+    return found[1] if found else ""
+
+
+def require_same_prompts(shown: Sequence[Mapping[str, Any]]) -> None:
+    """Raises PipelineError when Ollama wraps messages, or ends answers, in another way for one of the models."""
+    told = [answer for answer in shown if answer]
+    templates = {answer.get("template") or "" for answer in told}
+    stops = {tuple(sorted(re.findall(r"^stop\s+(.+?)\s*$", answer.get("parameters") or "", re.MULTILINE))) for answer in told}
+    for name, found in (("TEMPLATEs", templates), ("PARAMETER stop lines", stops)):
+        if len(found) > 1:
+            raise PipelineError(
+                f"base and tuned have different {name} in Ollama: create both again from gguf/Modelfile and gguf/Modelfile.base"
+            )
 
 
 # -----------------------------------------------------------------------------

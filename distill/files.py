@@ -124,9 +124,20 @@ def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise PipelineError(f"{path}:{number} is not JSON ({error.msg}): mend or delete the line") from None
+    if "\\ud" in line.lower() and not is_unicode(row):
+        raise PipelineError(f"{path}:{number} holds half of a character (a lone \\ud... escape): mend or delete the line")
     if not isinstance(row, dict):
         raise PipelineError(f"{path}:{number} is {type(row).__name__}, not a JSON object: mend or delete the line")
     return row
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether a JSON value can be written as UTF-8; an escape for half of an emoji cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class JsonlAppender:

@@ -35,8 +35,6 @@ class Completion:
     prompt_tokens: int
     generated_tokens: int
     finish_reason: str
-    prompt_seconds: float
-    generation_seconds: float
 
 
 class LlamaModel:
@@ -44,14 +42,17 @@ class LlamaModel:
     A GGUF loaded by llama.cpp; a context manager.
 
     n_ctx: tokens of prompt and answer together. n_threads: by default half the logical processors, since hyperthreads and a
-    busy machine make llama.cpp's threads wait for each other. n_gpu_layers: 0 keeps everything on the CPU (the wheels of PyPI
-    know no GPU). Raises PipelineError, with the process intact, for a file that llama.cpp refuses.
+    busy machine make llama.cpp's threads wait for each other. Everything stays on the CPU (the wheels of PyPI know no GPU).
+    Raises PipelineError, with the process intact, for a file that llama.cpp refuses.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int = 4096, n_threads: int | None = None, n_gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, *, n_ctx: int = 4096, n_threads: int | None = None) -> None:
         self.path = path
         self._key = secrets.token_hex(16)
-        self._server: Any = start_server(path, self._key, n_ctx, n_threads or max(1, (os.cpu_count() or 2) // 2), n_gpu_layers)
+        self._server: Any = start_server(path, self._key, n_ctx, n_threads or max(1, (os.cpu_count() or 2) // 2))
+        # /slots is answered by the server's main loop, the others are not. A server that is stopped before its loop has begun
+        # never stops, which happens on a busy machine.
+        self._ask("/slots")
         meta = self._ask("/v1/models")["data"][0]["meta"]
         self.n_ctx: int = meta["n_ctx"]
         self.vocabulary_size: int = meta["n_vocab"]
@@ -116,8 +117,6 @@ class LlamaModel:
             prompt_tokens=answer["tokens_evaluated"],
             generated_tokens=answer["tokens_predicted"],
             finish_reason="length" if answer["stop_type"] == "limit" else "stop",
-            prompt_seconds=answer["timings"]["prompt_ms"] / 1000,
-            generation_seconds=answer["timings"]["predicted_ms"] / 1000,
         )
 
     def _ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
@@ -133,7 +132,7 @@ class LlamaModel:
             raise PipelineError(f"llama.cpp with {self.path.name}: {read_message(error)}") from None
 
 
-def start_server(path: Path, key: str, n_ctx: int, n_threads: int, n_gpu_layers: int) -> Any:
+def start_server(path: Path, key: str, n_ctx: int, n_threads: int) -> Any:
     """An xllamacpp.Server that prints nothing. Raises PipelineError for a missing, damaged or unknown file."""
     try:
         import xllamacpp
@@ -143,9 +142,9 @@ def start_server(path: Path, key: str, n_ctx: int, n_threads: int, n_gpu_layers:
         raise PipelineError(f"{path} is missing: run  python export_gguf.py  first")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_ctx, params.n_gpu_layers, params.cpuparams.n_threads = n_ctx, n_gpu_layers, n_threads
+    params.n_ctx, params.n_gpu_layers, params.cpuparams.n_threads = n_ctx, 0, n_threads
     # fit_params would change n_ctx by itself to fit a GPU; a warm-up run and the web page are of no use here.
-    params.fit_params, params.warmup, params.ui, params.verbosity = False, False, False, 0
+    params.fit_params, params.warmup, params.ui, params.verbosity, params.endpoint_slots = False, False, False, 0, True
     params.n_parallel, params.api_keys = 1, [key]
     try:
         return xllamacpp.Server(params)

@@ -37,8 +37,6 @@ class ChatReply:
     prompt_tokens: int
     answer_tokens: int
     total_seconds: float
-    load_seconds: float
-    prompt_seconds: float
     answer_seconds: float
 
 
@@ -110,8 +108,7 @@ class OllamaClient:
         return ChatReply(
             text=message.get("content") or "", done_reason=body.get("done_reason") or "",
             prompt_tokens=body.get("prompt_eval_count") or 0, answer_tokens=body.get("eval_count") or 0,
-            total_seconds=seconds("total_duration"), load_seconds=seconds("load_duration"),
-            prompt_seconds=seconds("prompt_eval_duration"), answer_seconds=seconds("eval_duration"),
+            total_seconds=seconds("total_duration"), answer_seconds=seconds("eval_duration"),
         )
 
     def _call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

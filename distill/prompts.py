@@ -16,6 +16,7 @@ from distill.records import Chunk, ContextSpan
 
 Message = dict[str, str]
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+LIST_SEPARATOR = r"(?:\s*[,;&]|\s+and\b)+\s*"
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,27 @@ def render_citation(prompt: PromptSection, number: int) -> str:
 
 
 def find_citations(prompt: PromptSection, answer: str) -> list[int]:
-    """The source numbers that an answer cites, in order, repeats included."""
-    return [int(number) for number in citation_pattern(prompt).findall(answer)]
+    """The source numbers that an answer cites, in order, repeats included; [Source 1, 9] cites two."""
+    return [int(number) for listed in citation_pattern(prompt).findall(answer) for number in re.findall(r"\d+", listed)]
 
 
 def strip_citations(prompt: PromptSection, answer: str) -> str:
     """An answer without its citation tags and the blanks before them: what it says, not where it stands."""
-    return re.sub(rf"[ \t]*{citation_pattern(prompt).pattern}", "", answer).strip()
+    return re.sub(rf"[ \t]*{citation_pattern(prompt).pattern}", "", answer, flags=re.IGNORECASE).strip()
 
 
 def citation_pattern(prompt: PromptSection) -> re.Pattern[str]:
-    """Matches a citation tag; group 1 is the source number."""
-    before, after = (re.escape(part) for part in prompt.citation.split("{number}"))
-    return re.compile(rf"{before}(\d{{1,6}}){after}")
+    """Matches a citation tag in any case; group 1 holds the source number, or several.
+
+    Teachers also write [Source 1, 9], [Sources 1 and 9] and [Source 1, Source 9]; a list needs something that closes it.
+    """
+    before, after = prompt.citation.split("{number}")
+    parts = re.fullmatch(r"(\W*)(.*?)(\w*)(\W*)", before, re.DOTALL).groups()
+    opening, lead, word, gap = (re.escape(part) for part in parts)
+    name = f"{word}{'s?' if word else ''}{gap}"
+    more = rf"(?:{LIST_SEPARATOR}(?:(?:{lead})?{name})?\d{{1,6}})*" if after else ""
+    start = opening or r"(?<!\w)"
+    return re.compile(rf"{start}{lead}{name}(\d{{1,6}}{more}){re.escape(after)}", re.IGNORECASE)
 
 
 def is_refusal(prompt: PromptSection, answer: str) -> bool:

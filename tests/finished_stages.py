@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ class ModelServer(OllamaServer):
     def __init__(self, reply: Callable[[Any], Any]) -> None:
         super().__init__(models=("nomic-embed-text:latest", f"{BASE}:latest", f"{TUNED}:latest"))
         self.reply, self.blobs = reply, {}
+        self.templates = {name: "{{ range .Messages }}{{ .Content }}{{ end }}" for name in (BASE, TUNED)}
+        self.stops = {name: ["<|end|>", "<|user|>"] for name in (BASE, TUNED)}
 
     def send_chat(self, handler: Any, body: Any) -> None:
         """An answer or a failure, as `reply` says."""
@@ -43,10 +46,13 @@ class ModelServer(OllamaServer):
         return super().send_chat(handler, body)
 
     def send_show(self, handler: Any, body: Any) -> None:
-        """The Modelfile as Ollama keeps it: FROM names the blob."""
-        digest = self.blobs.get(body["model"])
-        modelfile = f"# FROM {body['model']}\nFROM /models/blobs/sha256-{digest}\nTEMPLATE x\n"
-        handler.reply({"modelfile": modelfile} if digest else {"error": "unknown"})
+        """As Ollama keeps it: FROM in the Modelfile names the blob, parameters stand one a line, names padded to 30."""
+        name = body["model"]
+        digest, template = self.blobs.get(name), self.templates[name]
+        modelfile = f"# FROM {name}\nFROM /models/blobs/sha256-{digest}\nTEMPLATE {template}\n"
+        parameters = [f'{"stop":30} "{stop}"' for stop in self.stops[name]] + [f"{'num_ctx':30} 4096"]
+        answer = {"modelfile": modelfile, "template": template, "parameters": "\n".join(parameters)}
+        handler.reply(answer if digest else {"error": "unknown"})
 
     def list_chats(self) -> list[dict[str, Any]]:
         """The bodies of all chat requests, in order."""
@@ -111,3 +117,8 @@ def write_stage(
 def hash_models(config: Config) -> dict[str, str]:
     """The sha256 of each GGUF by its name in Ollama, as ModelServer's `blobs`."""
     return {path.name.removesuffix("-q4_k_m.gguf"): sha256_file(path) for path in config.gguf_dir.glob("*.gguf")}
+
+
+def list_spellings(path: Path) -> set[str]:
+    """How a path could stand in a JSON file: as it is, with backslashes escaped, with slashes."""
+    return {str(path), json.dumps(str(path))[1:-1], path.as_posix()}

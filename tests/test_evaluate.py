@@ -17,7 +17,7 @@ import evaluate
 from distill.errors import PipelineError
 from distill.files import read_jsonl
 from distill.records import TrainingExample
-from tests.finished_stages import BASE, TUNED, ModelServer, hash_models, write_config, write_stages
+from tests.finished_stages import BASE, TUNED, ModelServer, hash_models, list_spellings, write_config, write_stages
 
 ROOT = Path(__file__).parent.parent
 RAMBLING = "It depends on many things; in general one asks the supplier. [Source 9]"
@@ -115,7 +115,8 @@ def test_manifest_and_privacy(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert manifest["details"]["models"]["base"]["sha256"] == hash_models(world.config)[BASE]
     for name in ("manifest.json", "summary.json"):
         text = (folder / name).read_text(encoding="utf-8")
-        assert str(world.folder) not in text and "Source 9" not in text and "units" not in text
+        assert not [spelling for spelling in list_spellings(world.folder) if spelling in text]
+        assert "Source 9" not in text and "units" not in text
     if sys.platform != "win32":
         assert all((folder / name).stat().st_mode & 0o077 == 0 for name in ("answers.jsonl", "report.html"))
 
@@ -281,10 +282,30 @@ def test_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["verdict"] == "no measurable difference" and "a verdict needs at least 6" in summary["reason"]
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_limit_below_1_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], limit: str
+) -> None:
+    with pytest.raises(SystemExit):
+        world.run(monkeypatch, "--limit", limit)
+    assert "--limit must be at least 1" in capsys.readouterr().err
+
+
 def test_dry_run_asks_nothing(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     world.run(monkeypatch, "--dry-run")
     assert world.server.list_chats() == [] and not (world.folder / "evaluation").exists()
-    assert "[OK] 12 held-out questions" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "[OK] 12 held-out questions" in printed and "smoke run" not in printed
+    assert f"[OK] Inherited base_model={world.config.value_of('finetune.base_model')} from gguf/manifest.json" in printed
+
+
+def test_smoke_run_is_told(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = world.config.gguf_dir / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["details"]["smoke_run"] = True
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    world.run(monkeypatch, "--dry-run")
+    assert "[WARN] adapters/ come from a smoke run (--limit): for trying out only" in capsys.readouterr().out
 
 
 # -----------------------------------------------------------------------------
@@ -319,6 +340,8 @@ STOPS = [
     (lambda world: world.server.models.remove("student-base:latest"),
      r'has no model student-base: run  ollama create student-base -f ".*gguf.Modelfile.base"'),
     (lambda world: world.server.blobs.update({TUNED: "0" * 64}), r"student in Ollama was not made from the present gguf/stud"),
+    (lambda world: world.server.templates.update({BASE: "{{ .Prompt }}"}), "base and tuned have different TEMPLATEs in Ollama"),
+    (lambda world: world.server.stops.update({TUNED: ["<|end|>"]}), "base and tuned have different PARAMETER stop lines"),
     (lambda world: world.server.models.remove("nomic-embed-text:latest"), "has no model nomic-embed-text: run  ollama pull"),
 ]
 

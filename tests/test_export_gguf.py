@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf import GGUFReader
@@ -19,9 +21,11 @@ from distill.config import load_config
 from distill.errors import PipelineError
 from distill.files import read_json
 from distill.gguf import convert as convert_module
+from distill.gguf import verify
 from distill.gguf.phi3 import read_phi3
 from distill.llamacpp import LlamaModel
 from distill.manifest import require_manifest, write_manifest
+from tests.finished_stages import list_spellings
 from tests.tiny_models import write_random_lora
 
 Export = Callable[..., None]
@@ -49,13 +53,13 @@ def write_config(folder: Path, base: Path, *, export: str = "", system: str = "B
     )
 
 
-def finish_training(folder: Path) -> None:
+def finish_training(folder: Path, **details: bool) -> None:
     config = load_config(folder / "config.yaml")
     write_manifest(
         config.adapters_dir, made_by="finetune.py", config=config, sections=["finetune"], inputs=[], counts={},
         outputs=[path for path in config.adapters_dir.iterdir() if path.name != "manifest.json"], started=time.time(),
         fixed={"prompt.system": config.prompt.system, "finetune.base_model": config.value_of("finetune.base_model")},
-        details={"base_model_files": hash_base_model(Path(config.finetune.base_model))},
+        details={"base_model_files": hash_base_model(Path(config.finetune.base_model)), **details},
     )
 
 
@@ -88,7 +92,10 @@ def test_the_whole_stage(world: Path, export: Export, capsys: pytest.CaptureFixt
         "ollama_name": "pump-expert", "file": "gguf/pump-expert-q4_k_m.gguf", "modelfile": "gguf/Modelfile"
     }
     assert manifest["fixed"] == read_json(world / "adapters" / "manifest.json")["fixed"]
-    assert str(world) not in (world / "gguf" / "manifest.json").read_text("utf-8")
+    assert manifest["details"]["smoke_run"] is False and "smoke run" not in printed
+    for name in ("manifest.json", "verification.json"):
+        text = (world / "gguf" / name).read_text("utf-8")
+        assert not [spelling for spelling in list_spellings(world) if spelling in text]
 
     checks = read_json(world / "gguf" / "verification.json")
     tuned, base = checks["pump-expert-q4_k_m.gguf"], checks["pump-expert-base-q4_k_m.gguf"]
@@ -131,6 +138,51 @@ def test_a_failed_verification_leaves_no_gguf(world: Path, export: Export, monke
     with pytest.raises(PipelineError, match="failed verification"):
         export()
     assert list_files(world) == []
+
+
+def fail_structure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "is_finite", lambda tensor: False)
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("Ctrl-C")
+
+    monkeypatch.setattr(verify, "require_agreement", stop)
+
+
+def cut_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = convert_module.convert
+
+    def convert(*arguments: Any, **options: Any) -> Any:
+        done = real(*arguments, **options)
+        os.truncate(arguments[2], arguments[2].stat().st_size - 4096)
+        return done
+
+    monkeypatch.setattr(convert_module, "convert", convert)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+@pytest.mark.parametrize(("fail", "kind", "message"), [
+    (fail_structure, PipelineError, "NaN"),
+    (cut_file, PipelineError, "no complete GGUF"),
+    (press_ctrl_c, KeyboardInterrupt, "Ctrl-C"),
+])
+def test_a_file_that_failed_is_unmapped_before_it_is_deleted(
+    world: Path, export: Export, monkeypatch: pytest.MonkeyPatch, fail: Callable, kind: type[BaseException], message: str
+) -> None:
+    real, deleted = Path.unlink, []
+
+    def unlink_like_windows(path: Path, missing_ok: bool = False) -> None:
+        assert str(path) not in Path("/proc/self/maps").read_text("utf-8")
+        deleted.extend([path.name] if path.exists() else [])
+        real(path, missing_ok)
+
+    fail(monkeypatch)
+    monkeypatch.setattr(Path, "unlink", unlink_like_windows)
+    with pytest.raises(kind, match=message):
+        export()
+    assert deleted == ["pump-expert-q4_k_m.gguf.part"] and list_files(world) == []
 
 
 def test_an_unfinished_export_goes_on(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
@@ -190,6 +242,24 @@ def test_another_base_model_is_refused(world: Path, tiny_phi3: Path, export: Exp
     with pytest.raises(PipelineError, match="changed since the adapter was trained"):
         export()
     assert not list((world / "gguf").glob("*.gguf"))
+
+
+def test_a_base_model_that_lost_a_file_is_refused(world: Path, export: Export) -> None:
+    path = world / "adapters" / "manifest.json"
+    manifest = read_json(path)
+    manifest["details"]["base_model_files"].append({"path": "chat_template.jinja", "bytes": 1, "sha256": "0" * 64})
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(PipelineError, match=r": chat_template\.jinja changed since the adapter was trained"):
+        export()
+    assert not list((world / "gguf").glob("*.gguf"))
+
+
+def test_a_smoke_run_is_told_and_recorded(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
+    finish_training(world, smoke_run=True)
+    write_config(world, tiny_phi3, export="verify: false")
+    export("--skip-base")
+    assert "[WARN] adapters/ come from a smoke run (--limit): for trying out only" in capsys.readouterr().out
+    assert read_json(world / "gguf" / "manifest.json")["details"]["smoke_run"] is True
 
 
 def test_a_system_prompt_that_ollama_would_alter_stops_before_the_work(world: Path, tiny_phi3: Path, export: Export) -> None:

@@ -56,6 +56,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         (b"\xff\xfe{\x00}\x00", "is UTF-16, as PowerShell"),
         (b'{"a": 1}\n\xe9\n', r"x\.jsonl:2 is not UTF-8"),
         (b'{"a": 1}\n{"a": \n', r"x\.jsonl:2 is not JSON .*mend or delete the line"),
+        (b'{"a": "\\ud83d"}\n', r"x\.jsonl:1 holds half of a character"),
         (b"[1]\n", r"x\.jsonl:1 is list, not a JSON object"),
     ],
 )
@@ -63,6 +64,11 @@ def test_broken_jsonl_names_the_line(tmp_path: Path, data: bytes, expected: str)
     (tmp_path / "x.jsonl").write_bytes(data)
     with pytest.raises(PipelineError, match=expected):
         list(read_jsonl(tmp_path / "x.jsonl"))
+
+
+def test_whole_escaped_character_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": "\\ud83d\\ude00"}\n')
+    assert [row for _, row in read_jsonl(tmp_path / "x.jsonl")] == [{"a": "\U0001f600"}]
 
 
 def test_missing_and_broken_json(tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def test_the_manifest_tells_the_next_stage_what_it_must_know(
     counts = manifest["counts"]
     assert counts["rows"] == counts["train"] + counts["heldout"] == TOTAL == counts["asked"] and counts["failures"] == 0
     assert counts["per_category"] == {"Looks": 12, "Thermal": 12} and counts["per_teacher"] == {"extractive (no model)": 24}
-    assert [entry["path"] for entry in manifest["inputs"]] == ["questions.yaml", "hybridrag.sqlite3"]
+    assert [entry["path"] for entry in manifest["inputs"]] == [
+        "questions.yaml", "hybridrag.sqlite3", "embeddings.f16.dat", "embeddings_meta.json",
+    ]
     assert str(tmp_path) not in json.dumps(manifest)
 
 
@@ -406,9 +408,44 @@ def test_a_curated_row_that_straddles_stops_before_anything_is_sent(
     world = make_world(tmp_path, ollama, teacher)
     spans = [{"chunk_id": "1", "source": source, "score": 1, "start": 0, "end": 4} for source, _ in DOCUMENTS]
     add_curated(world, {"instruction": "text", "output": "answer", "context": spans})
-    with pytest.raises(PipelineError, match=r"curated\.jsonl:1 context: cites documents of both"):
+    with pytest.raises(PipelineError, match=r"curated\.jsonl:1 holds documents of both"):
         call(monkeypatch, world)
     assert not teacher.requests
+
+
+def test_rows_of_an_earlier_run_beside_its_questions_are_refused(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama)
+    call(monkeypatch, world)
+    earlier = world.rows("heldout.jsonl")
+    add_curated(world, *earlier)
+    question = re.escape(earlier[0]["question"])
+    with pytest.raises(PipelineError, match=rf"curated\.jsonl:1 repeats the instruction of question {question}: delete one"):
+        call(monkeypatch, world)
+    add_curated(world, {"instruction": "Something else?", "output": "Yes.", "id": earlier[0]["id"]})
+    with pytest.raises(PipelineError, match=rf"curated\.jsonl:1 repeats the id of question {question}: delete one"):
+        call(monkeypatch, world)
+
+
+@pytest.mark.parametrize("name", ["questions.yaml", "curated.jsonl"])
+def test_an_input_that_changes_during_the_run_leaves_no_manifest(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    world = make_world(tmp_path, ollama, teacher)
+    add_curated(world, {"instruction": "Which?", "output": "This."})
+
+    def change(body: dict[str, Any]) -> str:
+        with open(world.folder / name, "a", encoding="utf-8") as file:
+            file.write("\n")
+        return answer_plainly(body)
+
+    teacher.text = change
+    with pytest.raises(PipelineError, match=rf"{name} changed while this ran: run again; answers are kept"):
+        call(monkeypatch, world, "--limit", "2")
+    assert not (world.training / "manifest.json").exists() and len(world.rows("answers.jsonl")) == 2
+    call(monkeypatch, world, "--limit", "2")
+    assert world.manifest()["counts"]["asked"] == 0
 
 
 # -----------------------------------------------------------------------------
@@ -457,6 +494,16 @@ def test_the_offline_switch_refuses_another_host_without_a_connection(
     with pytest.raises(PipelineError, match=r"HYBRIDRAG_OFFLINE is set, so teacher\.invalid is not called"):
         call(monkeypatch, world)
     assert not teacher.requests and not ollama.requests
+
+
+def test_another_host_without_tls_is_refused_before_anything_is_read(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_NAME, KEY)
+    world = make_world(tmp_path, ollama, provider="openai", base_url="http://teacher.invalid/v1")
+    with pytest.raises(PipelineError, match="in clear: use https://"):
+        call(monkeypatch, world, "--dry-run")
+    assert not ollama.requests
 
 
 def test_a_loopback_teacher_works_offline_and_without_a_key(

@@ -58,7 +58,6 @@ def test_greedy_completion_follows_the_probabilities(llama: LlamaModel) -> None:
     assert done.tokens[0] == int(llama.log_probabilities(tokens).argmax())
     assert done.tokens[1] == int(llama.log_probabilities([*tokens, done.tokens[0]]).argmax())
     assert (done.prompt_tokens, done.generated_tokens, done.finish_reason) == (len(tokens), 4, "length")
-    assert done.prompt_seconds > 0
 
 
 def test_text_and_token_prompts_are_the_same(llama: LlamaModel) -> None:
@@ -118,3 +117,9 @@ def test_after_closing_there_is_nothing_to_ask(gguf: Path) -> None:
     model.close()
     with pytest.raises(PipelineError, match="is closed"):
         model.tokenize("a")
+
+
+def test_closing_at_once_never_hangs(gguf: Path) -> None:
+    # On a busy machine one in thirty of these waited for ever, while the server's main loop had not begun.
+    for _ in range(20):
+        LlamaModel(gguf, n_ctx=64, n_threads=1).close()

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import PromptSection
-from distill.prompts import fill, find_citations, is_refusal, render_citation, render_prompt, to_messages, to_teacher_messages
+from distill.prompts import (
+    fill,
+    find_citations,
+    is_refusal,
+    render_citation,
+    render_prompt,
+    strip_citations,
+    to_messages,
+    to_teacher_messages,
+)
 from distill.records import Chunk
 
 PROMPT = PromptSection()
@@ -57,7 +66,10 @@ def test_teacher_sees_the_students_user_message() -> None:
     [
         ("A [Source 1] and b [Source 12].", [1, 12]),
         ("A [Source 1][Source 1]", [1, 1]),
-        ("A [source 1] (Source 2) [Source two]", []),
+        ("A [source 1] (Source 2) [Source two]", [1]),
+        ("A [Source 1, 9] b [SOURCE 2;3] c [Source 4 and 5]", [1, 9, 2, 3, 4, 5]),
+        ("A [Source 1, Source 9] b [Sources 2, 3, and 4] c [source 5 & source 6]", [1, 9, 2, 3, 4, 5, 6]),
+        ("A [Source 1, see 9] [Source 1,] [Resource 1]", []),
         ("", []),
     ],
 )
@@ -70,6 +82,22 @@ def test_rendered_citation_is_found_again(number: int) -> None:
     for citation in ("[Source {number}]", "[Source: chunk_{number}]", "({number})", "^{number}^"):
         prompt = PromptSection(citation=citation)
         assert find_citations(prompt, f"x {render_citation(prompt, number)} y") == [number]
+
+
+@pytest.mark.parametrize(("citation", "answer", "numbers"), [
+    ("[Source: chunk_{number}]", "x [source: chunk_1, chunk_22, Source: chunk_3, 4]", [1, 22, 3, 4]),
+    ("[Doc2 {number}]", "x [doc2 7]", [7]),
+    ("({number})", "x (1; 3)", [1, 3]),
+    ("#{number}", "at #1, 20 degrees", [1]),
+    ("Source {number}", "resource 5 is in source 1", [1]),
+])
+def test_lists_follow_the_citation_format(citation: str, answer: str, numbers: list[int]) -> None:
+    assert find_citations(PromptSection(citation=citation), answer) == numbers
+
+
+@pytest.mark.parametrize("tag", ["[Source 1]", "[source 1]", "[Source 1, 9]", "[Sources 1 and 9]", "[Source 1; Source 9]"])
+def test_a_citation_is_stripped_whole(tag: str) -> None:
+    assert strip_citations(PROMPT, f"The pump {tag} runs. {tag}") == "The pump runs."
 
 
 @pytest.mark.parametrize(

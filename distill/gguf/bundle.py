@@ -1,15 +1,18 @@
 """
-What lies in gguf/: which GGUF files, Modelfiles and names in Ollama an export makes. Converts and verifies nothing itself.
+What lies in gguf/: which GGUF files, Modelfiles and names in Ollama an export makes, and the room they need.
+Converts and verifies nothing itself.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from distill.config import Config
+from distill.errors import PipelineError
 from distill.files import sha256_file, write_text_atomic
 from distill.gguf.modelfile import render_modelfile
 
@@ -76,6 +79,14 @@ def remove_files(folder: Path, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def require_disk_space(folder: Path, needed: int) -> None:
+    """Raises PipelineError when the disk is too full."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise PipelineError(f"{folder} needs {format_bytes(needed)} but the disk has {format_bytes(free)} free: make room")
 
 
 def format_bytes(count: int) -> str:

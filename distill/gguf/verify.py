@@ -10,6 +10,8 @@ one at a time, so Phi-4-mini needs about 6 GB.
 from __future__ import annotations
 
 import functools
+import gc
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,20 @@ def open_gguf(path: Path) -> GGUFReader:
         return GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise PipelineError(f"{path} is no complete GGUF file ({error}): export it again") from None
+
+
+def release_mappings(error: BaseException) -> None:
+    """
+    Unmap the files that an error still holds: Windows deletes no file that is mapped into memory.
+
+    A GGUFReader maps its file for as long as a variable refers to it or to one of its tensors, and the frames in an error's
+    traceback keep their variables.
+    """
+    raised: BaseException | None = error
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__context__
+    gc.collect()
 
 
 def require(path: Path, condition: bool, problem: str) -> None:

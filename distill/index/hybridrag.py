@@ -22,6 +22,8 @@ from distill.records import Chunk
 
 DATABASE, VECTORS, META = "hybridrag.sqlite3", "embeddings.f16.dat", "embeddings_meta.json"
 FLOAT16_BYTES = 2
+LIVE = "embedding_row IS NOT NULL AND coalesce(text_length, 1) > 0"
+SHOWN_TAGS = 5
 SOURCE_TIP = "index the documents with HybridRAG3, or mend generate.index_folder"
 
 
@@ -77,6 +79,12 @@ def load_index(folder: Path) -> Index:
     return Index(database, vectors, rows, keys, source_numbers, sources)
 
 
+def list_files(folder: Path) -> list[Path]:
+    """The files that an index is read from; rows that are not yet in the database stand in its -wal file."""
+    log = folder / f"{DATABASE}-wal"
+    return [*(folder / name for name in (DATABASE, VECTORS, META)), *([log] if log.exists() and log.stat().st_size else [])]
+
+
 def require_file(path: Path) -> Path:
     """Raises PipelineError when a file of the index is missing."""
     if not path.is_file():
@@ -109,7 +117,7 @@ def read_live_chunks(connection: sqlite3.Connection, path: Path) -> tuple[np.nda
     try:
         for key, row, source in connection.execute(
             "SELECT chunk_pk, embedding_row, source_path FROM chunks"
-            " WHERE embedding_row IS NOT NULL AND coalesce(text_length, 1) > 0 ORDER BY embedding_row, chunk_pk"
+            f" WHERE {LIVE} ORDER BY embedding_row, chunk_pk"
         ):
             keys.append(key)
             rows.append(row)
@@ -117,6 +125,21 @@ def read_live_chunks(connection: sqlite3.Connection, path: Path) -> tuple[np.nda
     except sqlite3.Error as error:
         raise PipelineError(f"{path} is not an index of HybridRAG3 ({error}): {SOURCE_TIP}") from None
     return np.array(rows, np.int64), np.array(keys, np.int64), np.array(numbers, np.int32), tuple(known)
+
+
+def warn_of_access_tags(index: Index) -> None:
+    """HybridRAG3 shows some chunks to some users only; here all are used. Indexes of February 2026 have no such column."""
+    with open_database(index.database) as database:
+        if "access_tags" not in [column[1] for column in database.execute("PRAGMA table_info(chunks)")]:
+            return
+        found = database.execute(
+            f"SELECT access_tags, count(*) FROM chunks WHERE {LIVE} AND coalesce(access_tags, '') NOT IN ('', 'shared')"
+            " GROUP BY access_tags ORDER BY 2 DESC, 1"
+        ).fetchall()
+    if found:
+        tags = ", ".join(f"{count:,} {tag}" for tag, count in found[:SHOWN_TAGS]) + (", ..." if found[SHOWN_TAGS:] else "")
+        total = sum(count for _, count in found)
+        print(f"[WARN] {total:,} chunks are not tagged shared ({tags}): access_tags are ignored, these chunks are used too")
 
 
 # -----------------------------------------------------------------------------

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.errors import PipelineError
 from distill.files import read_jsonl, sha256_text
+from distill.prompts import normalise
 from distill.records import TrainingExample, to_example
 
 TEACHER_NAME = "curated"
 ID_DIGITS = 16
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,26 @@ class Curated:
 def load_curated(files: Iterable[Path]) -> list[Curated]:
     """All rows of all files in their order. Raises PipelineError, naming file and line, for the first that cannot be used."""
     loaded = [curated for path in files for curated in load_file(path)]
-    places: dict[str, str] = {}
-    for curated in loaded:
-        first = places.setdefault(curated.row.id, curated.place)
-        if first != curated.place:
-            raise PipelineError(f"{curated.place} repeats the row of {first}: delete one")
+    require_unique(loaded, {})
     return loaded
+
+
+def require_unique(curated: Sequence[Curated], planned: Mapping[Key, str]) -> None:
+    """Raises PipelineError for a row whose id or instruction is that of an earlier one, or of a planned row.
+
+    `planned` maps the keys of the planned rows to their descriptions.
+    """
+    places = dict(planned)
+    for each in curated:
+        for key in make_keys(each.row.id, each.row.instruction):
+            if key in places:
+                raise PipelineError(f"{each.place} repeats the {key[0]} of {places[key]}: delete one")
+            places[key] = each.place
+
+
+def make_keys(row_id: str, instruction: str) -> tuple[Key, Key]:
+    """What no two rows may share; case and spacing of the instruction do not matter."""
+    return ("instruction", normalise(instruction)), ("id", row_id)
 
 
 def load_file(path: Path) -> Iterator[Curated]:

@@ -1,11 +1,12 @@
 """Which documents, and so which questions, are held out of training: no document is on both sides.
 
-A document's side hangs on the hash of its path alone, so it stays the same from run to run and whatever the questions are.
+Held out are the documents with the smallest hashes of their paths: whatever the questions are, the same documents give the
+same split. How many are held out follows their number, so that adding or deleting documents can move others across the cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +17,13 @@ from distill.files import sha256_text
 from distill.index.hybridrag import Index
 from distill.index.search import search
 from distill.records import Chunk, TrainingExample
+from distill.rows.curated import Curated
 
 Side = Literal["train", "heldout"]
 SIDES: tuple[Side, Side] = ("train", "heldout")
 HASH_DIGITS = 16
+FEWEST_CHARACTERS = 40  # a shorter chunk may stand in an instruction by chance
+Rows = dict[Side, list[TrainingExample]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,35 @@ def split_sources(sources: Iterable[str], share: float) -> Split:
     return Split(hashes[count - 1], share)
 
 
-def place_curated(split: Split, row: TrainingExample, place: str) -> Side:
-    """The side of a row that somebody wrote. Raises PipelineError, naming `place`, when its sources are on both sides."""
-    sides = {split.side_of_source(span.source) for span in row.context}
+# -----------------------------------------------------------------------------
+# Curated rows
+
+
+def place_all(split: Split, curated: Sequence[Curated], chunks: Iterable[Chunk]) -> Rows:
+    """Curated rows by side; `chunks` are those that this run retrieved. Raises PipelineError for a row that is on both."""
+    known = {(text, chunk.source) for chunk in chunks if len(text := chunk.text.strip()) >= FEWEST_CHARACTERS}
+    rows: Rows = {side: [] for side in SIDES}
+    unnamed = 0
+    for each in curated:
+        sources = find_sources(each.row, known)
+        unnamed += not sources
+        rows[place_curated(split, each, sources)].append(each.row)
+    if unnamed:
+        print(f"[WARN] {unnamed} curated rows name no source documents: they are split by their text alone")
+    return rows
+
+
+def find_sources(row: TrainingExample, known: Collection[tuple[str, str]]) -> set[str]:
+    """The documents that a row names, or else those whose chunk stands whole in its instruction; `known`: (text, source)."""
+    return {span.source for span in row.context} or {source for text, source in known if text in row.instruction}
+
+
+def place_curated(split: Split, curated: Curated, sources: Iterable[str]) -> Side:
+    """The side of a row that somebody wrote. Raises PipelineError, naming file and line, when its sources are on both sides."""
+    sides = {split.side_of_source(source) for source in sources}
     if len(sides) > 1:
-        raise PipelineError(f"{place} context: cites documents of both training and held-out side: leave one of them out")
-    return sides.pop() if sides else split.side_of_text(row.instruction)
+        raise PipelineError(f"{curated.place} holds documents of both training and held-out side: leave one of them out")
+    return sides.pop() if sides else split.side_of_text(curated.row.instruction)
 
 
 # -----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from distill.config import TeacherSection
 from distill.errors import PipelineError
 from distill.network import host_of, is_loopback, require_allowed
 from distill.prompts import Message
-from distill.teacher.keys import SET_KEY
+from distill.teacher.keys import SET_KEY, require_https
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
@@ -118,6 +118,7 @@ class Teacher:
 
     def __init__(self, section: TeacherSection, key: str) -> None:
         require_allowed(section.base_url)
+        require_https(section.base_url)
         self._section, self._key, self._pace = section, key, Pace(section.requests_per_minute)
         self._client = make_client(section, key)
         self._failed: deque[bool] = deque(maxlen=WINDOW_ROWS)
@@ -193,7 +194,7 @@ class Teacher:
             raise RowError(f"cut off at max_tokens {self._section.max_tokens}: raise generate.teacher.max_tokens")
         if choice.finish_reason in ("content_filter", "tool_calls"):
             raise RowError(f"stopped by the teacher: {choice.finish_reason}")
-        text = (choice.message.content or "").strip() if choice.message else ""
+        text = mend_text(choice.message.content or "").strip() if choice.message else ""
         if not text or choice.finish_reason == "error":
             raise RepeatableError("an empty answer" if not text else "an answer that broke off")
         return text
@@ -220,8 +221,13 @@ class Teacher:
 
     def _clean(self, problem: Any) -> str:
         """A server's words as one short line. Servers repeat headers in their errors, so the key is taken out."""
-        text = " ".join(str(problem).split())
+        text = " ".join(mend_text(str(problem)).split())
         return (text.replace(self._key, "[key]") if self._key else text)[:MESSAGE_CHARACTERS]
+
+
+def mend_text(text: str) -> str:
+    """A text that can be written as UTF-8: a lone surrogate, half of an emoji cut in two, becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def make_client(section: TeacherSection, key: str) -> openai.AsyncOpenAI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from distill.config import TeacherSection
 from distill.errors import PipelineError
@@ -16,8 +17,8 @@ SET_KEY = "python generate_training_data.py --set-key"
 def find_key(section: TeacherSection) -> str:
     """The key for the teacher's host, or "" for a server on this machine without one.
 
-    A key in the keyring is filed under its host, so that a changed base_url never sends it elsewhere. Raises PipelineError
-    when another host is named and there is no key.
+    A key in the keyring is filed under its host, so that a changed base_url never sends it elsewhere; one in the environment
+    goes to whatever host base_url names. Raises PipelineError when another host is named and there is no key.
     """
     host = host_of(section.base_url)
     key = check_key(os.environ.get(section.api_key_env, ""), f"the environment variable {section.api_key_env}")
@@ -27,6 +28,12 @@ def find_key(section: TeacherSection) -> str:
     if not key:
         raise PipelineError(f"no key for {host}: set the environment variable {section.api_key_env}, or run  {SET_KEY}")
     return key
+
+
+def require_https(url: str) -> None:
+    """Raises PipelineError for an address at which key and documents would cross a network in clear."""
+    if urlsplit(url).scheme != "https" and not is_loopback(url):
+        raise PipelineError(f"generate.teacher.base_url {url} would send key and documents in clear: use https://")
 
 
 def check_key(key: str, place: str) -> str:

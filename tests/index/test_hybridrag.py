@@ -11,7 +11,7 @@ import pytest
 
 from demo.build_index import build_index
 from distill.errors import PipelineError
-from distill.index.hybridrag import connect_immutable, load_index, to_uri
+from distill.index.hybridrag import connect_immutable, list_files, load_index, to_uri, warn_of_access_tags
 from tests.servers import embed_words
 
 DOCUMENTS = [(rf"D:\docs\{name}.md", f"The {name} document tells about {name}.\n\n" * 6) for name in ("alpha", "beta", "gamma")]
@@ -63,10 +63,30 @@ def test_chunks_without_vector_or_text_are_left_out(folder: Path) -> None:
     assert len(load_index(folder)) == full - 2
 
 
+def test_access_tags_that_are_ignored_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_access_tags(load_index(folder))
+    assert not capsys.readouterr().out
+    change(folder, "UPDATE chunks SET access_tags = 'finance' WHERE embedding_row < 2")
+    change(folder, "UPDATE chunks SET access_tags = 'hr' WHERE embedding_row = 2")
+    change(folder, "UPDATE chunks SET access_tags = NULL WHERE embedding_row = 3")
+    change(folder, "UPDATE chunks SET access_tags = 'hr', embedding_row = NULL WHERE embedding_row = 4")
+    warn_of_access_tags(load_index(folder))
+    assert "[WARN] 3 chunks are not tagged shared (2 finance, 1 hr): access_tags are ignored" in capsys.readouterr().out
+
+
 def test_an_index_of_february_2026_has_no_access_tags(folder: Path) -> None:
     change(folder, "ALTER TABLE chunks DROP COLUMN access_tags")
     change(folder, "ALTER TABLE chunks DROP COLUMN access_tag_source")
     assert len(load_index(folder))
+    warn_of_access_tags(load_index(folder))
+
+
+def test_the_files_of_an_index_are_listed_with_a_wal_that_holds_rows(folder: Path) -> None:
+    names = ["hybridrag.sqlite3", "embeddings.f16.dat", "embeddings_meta.json"]
+    (folder / "hybridrag.sqlite3-wal").write_bytes(b"")
+    assert [path.name for path in list_files(folder)] == names
+    (folder / "hybridrag.sqlite3-wal").write_bytes(b"rows")
+    assert [path.name for path in list_files(folder)] == [*names, "hybridrag.sqlite3-wal"]
 
 
 def test_rows_that_hybridrag3_writes_meanwhile_are_seen_through_the_wal(folder: Path) -> None:

@@ -57,8 +57,24 @@ def test_mistakes_are_named_with_file_and_line(tmp_path: Path, row: object, mess
 def test_a_row_that_stands_twice_is_named_with_both_places(tmp_path: Path) -> None:
     row = {"instruction": "a?", "output": "b"}
     files = [write(tmp_path, row), write(tmp_path, {"instruction": "c?", "output": "d"}, row, name="more.jsonl")]
-    with pytest.raises(PipelineError, match=r"more\.jsonl:2 repeats the row of .*rows\.jsonl:1"):
+    with pytest.raises(PipelineError, match=r"more\.jsonl:2 repeats the instruction of .*rows\.jsonl:1"):
         load_curated(files)
+
+
+@pytest.mark.parametrize(("row", "what"), [
+    ({"instruction": "A  ?", "output": "another answer"}, "instruction"),
+    ({"instruction": "c?", "output": "d", "id": "mine"}, "id"),
+])
+def test_ids_and_instructions_are_unique(tmp_path: Path, row: dict[str, str], what: str) -> None:
+    file = write(tmp_path, {"instruction": "a ?", "output": "b", "id": "mine"}, row)
+    with pytest.raises(PipelineError, match=rf"rows\.jsonl:2 repeats the {what} of .*rows\.jsonl:1: delete one"):
+        load_curated([file])
+
+
+def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD)
+    with pytest.raises(PipelineError, match=r"rows\.jsonl:1 repeats the instruction of"):
+        load_curated([file, file])
 
 
 def test_a_missing_file_says_which_key_names_it(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from demo.build_index import build_index
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index, load_index
-from distill.records import ContextSpan, TrainingExample
-from distill.rows.split import Split, make_masks, place_curated, retrieve, split_sources
+from distill.records import Chunk, ContextSpan, TrainingExample
+from distill.rows.curated import Curated
+from distill.rows.split import Side, Split, make_masks, place_all, retrieve, split_sources
 from tests.servers import embed_words
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
@@ -50,24 +51,42 @@ def test_texts_without_sources_follow_the_share(share: float) -> None:
     assert abs(heldout / 2000 - share) < 0.05
 
 
-def make_row(*sources: str) -> TrainingExample:
-    """A curated row that cites these documents."""
+def place(split: Split, *sources: str, instruction: str = "text", chunks: tuple[Chunk, ...] = ()) -> Side:
+    """The side of a curated row that names these documents."""
     spans = tuple(ContextSpan(chunk_id="1", source=source, score=1, start=0, end=1) for source in sources)
-    return TrainingExample(instruction="text", output="answer", context=spans)
+    row = TrainingExample(instruction=instruction, output="answer", context=spans)
+    rows = place_all(split, [Curated(row, "rows.jsonl:7")], chunks)
+    return "train" if rows["train"] == [row] else "heldout"
 
 
 def test_a_curated_row_goes_where_its_documents_are() -> None:
     sources = [source for source, _ in DOCUMENTS]
     split = split_sources(sources, 0.3)
     for source in sources:
-        assert place_curated(split, make_row(source, source), "rows.jsonl:1") == split.side_of_source(source)
-    assert place_curated(split, make_row(), "rows.jsonl:1") == split.side_of_text("text")
+        assert place(split, source, source) == split.side_of_source(source)
+    assert place(split) == split.side_of_text("text")
 
 
 def test_a_curated_row_that_straddles_is_refused() -> None:
     sources = [source for source, _ in DOCUMENTS]
-    with pytest.raises(PipelineError, match=r"rows\.jsonl:7 context: cites documents of both"):
-        place_curated(split_sources(sources, 0.3), make_row(*sources), "rows.jsonl:7")
+    with pytest.raises(PipelineError, match=r"rows\.jsonl:7 holds documents of both"):
+        place(split_sources(sources, 0.3), *sources)
+
+
+def test_a_curated_row_with_a_whole_chunk_goes_where_its_document_is(capsys: pytest.CaptureFixture[str]) -> None:
+    split = split_sources([source for source, _ in DOCUMENTS], 0.3)
+    chunks = tuple(Chunk("1", f"{name}.md", f"The {name} unit is described at length in this chunk.\n", 0.5) for name in NAMES)
+    for chunk in chunks:
+        for number in range(5):
+            assert place(split, instruction=f"{chunk.text}Why {number}?", chunks=chunks) == split.side_of_source(chunk.source)
+    assert "[WARN]" not in capsys.readouterr().out
+    with pytest.raises(PipelineError, match=r"rows\.jsonl:7 holds documents of both"):
+        place(split, instruction="".join(chunk.text for chunk in chunks), chunks=chunks)
+
+
+def test_curated_rows_of_unknown_source_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert place(Split("", 0.5), chunks=(Chunk("1", "a.md", "text", 0.5),)) == Split("", 0.5).side_of_text("text")
+    assert "[WARN] 1 curated rows name no source documents: they are split by their text alone" in capsys.readouterr().out
 
 
 def test_every_question_gets_top_k_chunks_of_one_side(index: Index) -> None:

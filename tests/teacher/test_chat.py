@@ -228,6 +228,19 @@ def test_the_key_is_taken_out_of_what_a_server_says() -> None:
     assert KEY not in failure and "Bearer [key]" in failure
 
 
+def test_half_an_emoji_in_an_answer_or_an_error_can_be_written() -> None:
+    with TeacherServer() as server:
+        server.text = lambda body: "It is hot. \ud83d"
+        assert ask(section(server))["q0"] == Outcome(text="It is hot. ?")
+    error = chat.Teacher(section(), KEY)._judge(400, {"message": "bad \udc00"}, None)
+    assert str(error) == "refused with 400: bad ?"
+
+
+def test_another_host_without_tls_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"http://teacher\.invalid/v1 would send key and documents in clear: use https://"):
+        ask(section(base_url="http://teacher.invalid/v1"))
+
+
 def test_loopback_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
