@@ -27,6 +27,7 @@ from distill.engines import SIDES, Ask, Engine, Model, Question, Side, find_mode
 from distill.errors import PipelineError, run
 from distill.files import (
     JsonlAppender,
+    hold_lock,
     read_json,
     read_jsonl,
     sha256_file,
@@ -38,7 +39,7 @@ from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifes
 from distill.progress import Progress, show_progress
 from distill.records import Answer, TrainingExample, load_examples
 from distill.report.metrics import require_metric
-from distill.report.results import Results, compare_answers, summarise
+from distill.report.results import Results, compare_answers, declare_metric, summarise
 
 OUTPUTS = ("answers.jsonl", "summary.json", "report.html")
 
@@ -208,9 +209,11 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Answers, all of one model before the other
+    lock = hold_lock(folder)
     if args.overwrite:
         for name in (FILE_NAME, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
             (folder / name).unlink(missing_ok=True)
+    declare_metric(config)
     answers = collect_answers(config, engine, models, examples, folder / "answers.jsonl")
 
     # ---------------------------------------------------------------------------
@@ -234,6 +237,7 @@ def main() -> None:
     print_table(config, results)
     tag = "[OK]" if results.verdict.word == "better" else "[WARN]"
     print(f"\n{tag} {results.verdict.headline}: {results.verdict.reason}\n[OK] {folder / 'report.html'}")
+    lock.release()
 
 
 if __name__ == "__main__":

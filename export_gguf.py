@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.base_model import find_base_model, hash_base_model
-from distill.config import Config, load_config, name_path
+from distill.config import Config, load_config, name_path, type_command
 from distill.errors import PipelineError, run
-from distill.files import read_json, replace_file, sha256_file, sha256_text, write_json_atomic, write_text_atomic
+from distill.files import hold_lock, read_json, replace_file, sha256_file, sha256_text, write_json_atomic, write_text_atomic
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
 from distill.progress import show_progress
 
@@ -197,6 +197,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # GGUF files
+    lock = hold_lock(folder)
     if args.overwrite:
         bundle.clear_bundle(folder)
     bundle.clear_leftovers(folder)
@@ -237,7 +238,8 @@ def main() -> None:
     )
     print(f"[OK] {folder} in {time.time() - started:.0f} s. To have the models in Ollama, type:")
     print("\n".join(f"    {command}" for command in bundle.list_commands(folder, jobs)))
-    print("Next:  python evaluate.py")
+    print(f"Next:  {type_command('evaluate.py', args.config)}")
+    lock.release()
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.base_model import copy_tokenizer_files, find_base_model, hash_base_model
-from distill.config import Config, load_config
+from distill.config import Config, load_config, type_command
 from distill.errors import PipelineError, run
-from distill.files import read_jsonl, sha256_file
+from distill.files import hold_lock, read_jsonl, sha256_file
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
 from distill.progress import show_progress
 from distill.records import TrainingExample, load_examples
@@ -165,6 +165,7 @@ def main() -> None:
     # Model and adapters
     from distill.training.checkpoints import clear_folder, require_same_run
 
+    lock = hold_lock(folder)
     if args.overwrite:
         clear_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,8 @@ def main() -> None:
     )
     clear_folder(folder / "checkpoints")  # after the manifest: killed before it, the run goes on from them
     print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {time.time() - started:.0f} s")
-    print(f"[OK] {folder}\nNext:  python export_gguf.py")
+    print(f"[OK] {folder}\nNext:  {type_command('export_gguf.py', args.config)}")
+    lock.release()
 
 
 if __name__ == "__main__":

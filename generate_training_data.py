@@ -19,16 +19,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from distill.config import Config, load_config
+from distill.config import Config, load_config, type_command
 from distill.errors import PipelineError, run
-from distill.files import sha256_file, write_jsonl_atomic
+from distill.files import hold_lock, sha256_file, write_jsonl_atomic
 from distill.index.embedders import Embedder, embed_questions, make_embedder, require_same_model
 from distill.index.hybridrag import list_files, load_index, warn_of_access_tags
 from distill.manifest import FILE_NAME as MANIFEST
@@ -77,14 +74,23 @@ def load_inputs(config: Config, limit: int | None) -> tuple[list[Question], list
     return questions, curated
 
 
-def require_key(config: Config, questions: Sequence[Question]) -> str:
-    """The teacher's key, "" where none is wanted. Raises PipelineError before anything is computed for nothing."""
+def require_key(config: Config, questions: Sequence[Question], dry_run: bool) -> str:
+    """The teacher's key, "" where none is wanted. Raises PipelineError before anything is computed for nothing.
+
+    A dry run sends nothing, so there a missing key is a warning.
+    """
     teacher = config.generate.teacher
     if not questions or teacher.provider == "extractive" or not teacher.enabled:
         return ""
     require_allowed(teacher.base_url)
     require_https(teacher.base_url)
-    return find_key(teacher)
+    try:
+        return find_key(teacher)
+    except PipelineError as error:
+        if not dry_run:
+            raise
+        print(f"[WARN] {error}")
+        return ""
 
 
 def plan_questions(config: Config, questions: Sequence[Question], embedder: Embedder) -> tuple[Split, list[PlannedRow]]:
@@ -128,17 +134,6 @@ def write_requests(config: Config, pending: Sequence[PlannedRow]) -> None:
     print("[OK] generate.teacher.enabled is false: wrote training_data/requests.jsonl, asked nobody, made no train.jsonl")
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """One run at a time. Raises PipelineError while another holds the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise PipelineError(f"another {NAME} is at work on {folder}: wait until it ends") from None
-
-
 def write_rows(config: Config, rows: Rows) -> None:
     """train.jsonl and heldout.jsonl, each whole or not at all, readable by the user alone."""
     for side in SIDES:
@@ -164,7 +159,7 @@ def require_unchanged(digests: dict[Path, str]) -> None:
             raise PipelineError(f"{path} changed while this ran: run again; answers are kept")
 
 
-def summarise(counts: dict[str, Any], failures: Sequence[dict[str, Any]]) -> None:
+def summarise(counts: dict[str, Any], failures: Sequence[dict[str, Any]], config_path: Path) -> None:
     """The end of a run, with what to do next."""
     for reason, number in Counter(failure["reason"] for failure in failures).most_common(3):
         print(f"[WARN] {number} rows failed: {reason}")
@@ -174,7 +169,7 @@ def summarise(counts: dict[str, Any], failures: Sequence[dict[str, Any]]) -> Non
     again = " (the next run asks for them again)" if failures else ""
     print(f"[OK] training_data/: {counts['train']} training rows, {counts['heldout']} held-out rows", end="")
     print(f", {counts['refusals']} refusals among them; {counts['failures']} failures{again}")
-    print("Next:  python finetune.py")
+    print(f"Next:  {type_command('finetune.py', config_path)}")
 
 
 def main() -> None:
@@ -192,7 +187,9 @@ def main() -> None:
     named = [*([settings.questions_file] if settings.questions_file else []), *settings.curated_files]
     digests = {path: sha256_file(path) for path in named if path.is_file()}
     questions, curated = load_inputs(config, args.limit)
-    key = require_key(config, questions)
+    if args.limit and not args.dry_run:
+        print(f"[WARN] --limit {args.limit}: train.jsonl and heldout.jsonl will hold no more; run again without it for all")
+    key = require_key(config, questions, args.dry_run)
 
     # -----------------------------------------------------------------------------
     # Retrieval: every question finds its chunks, and its side of the split
@@ -210,10 +207,10 @@ def main() -> None:
     # -----------------------------------------------------------------------------
     # Teacher: each answer is on disk before it counts
 
-    with lock_folder(folder):
+    with hold_lock(folder):
         (folder / MANIFEST).unlink(missing_ok=True)  # the files below are about to change: no longer complete
         if args.overwrite and (kept := set_aside(folder)):
-            print(f"[OK] the old answers are in {kept.name}")
+            print(f"[OK] the old answers are in {kept.name}: rename it to answers.jsonl to have them back")
         with Answers(folder, config.prompt) as answers:
             pending = list_pending(planned, answers.by_id)
             answers.settle(planned)
@@ -237,7 +234,7 @@ def main() -> None:
             outputs=[folder / name for name in ("train.jsonl", "heldout.jsonl", "failures.jsonl")],
             fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED}, counts=counts, started=started,
         )
-    summarise(counts, failures)
+    summarise(counts, failures, args.config)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ class FinetuneSection(Section):
     effective_batch_size: Positive = 8
     batch_size: Positive = 2
     gradient_checkpointing: bool = True
-    save_steps: Positive = 100
+    save_steps: Positive = 25
     logging_steps: Positive = 1
     seed: int = 42
 
@@ -275,6 +275,11 @@ def name_path(path: Path, work_dir: Path) -> str:
 
 # -----------------------------------------------------------------------------
 # Reading
+
+
+def type_command(script: str, path: Path) -> str:
+    """The command that runs a script with the config at `path`, as the user would type it."""
+    return f"python {script}" if path == Path("config.yaml") else f'python {script} --config "{path}"'
 
 
 def load_config(path: Path) -> Config:

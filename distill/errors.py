@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+
+# A folder that cannot be made or written, a full disk: the user's to mend, wherever it strikes.
+UNUSABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 # Read by Hugging Face's libraries when they are imported: our own lines and progress say what a user wants to know.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -31,5 +35,11 @@ def run(main: Callable[[], None]) -> None:
         print(f"[FAIL] {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\n[WARN] stopped: run the same command again to go on from here", file=sys.stderr)
+        print("\n[WARN] stopped: run the same command again to go on from what is saved", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        place = error.filename or "the disk"
+        print(f"[FAIL] {place}: {error.strerror}: make room, or mend work_dir in config.yaml", file=sys.stderr)
+        sys.exit(1)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from distill.errors import PipelineError
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -180,6 +182,20 @@ def cut_torn_line(path: Path) -> None:
 
 # -----------------------------------------------------------------------------
 # Identity and privacy
+
+
+def hold_lock(folder: Path) -> FileLock:
+    """One run at a time in a stage's folder: held as long as the result is kept, released when the process ends.
+
+    The lock file lies beside the folder, which a stage may delete. Raises PipelineError while another run holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PipelineError(f"another run is at work on {folder}: wait until it ends") from None
+    return lock
 
 
 def sha256_file(path: Path) -> str:

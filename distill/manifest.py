@@ -106,9 +106,10 @@ def require_manifest(folder: Path, made_by: str, config: Config) -> dict[str, An
     Raises PipelineError when the stage has not finished, or a file is missing or changed since; each names the script to run.
     """
     path = folder / FILE_NAME
-    again = f"run  python {made_by}  "
+    # Stage 1 makes its files anew from the answers it has; with --overwrite it would ask the teacher again.
+    again = f"run  python {made_by}{'' if made_by == 'generate_training_data.py' else ' --overwrite'}  "
     if not path.is_file():
-        raise PipelineError(f"{name_path(path, config.work_dir)} is missing: {again}first")
+        raise PipelineError(f"{name_path(path, config.work_dir)} is missing: run  python {made_by}  first")
     manifest = read_json(path)
     if manifest.get("made_by") != made_by:
         raise PipelineError(f"{name_path(path, config.work_dir)} was made by {manifest.get('made_by')}, not {made_by}")

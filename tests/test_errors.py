@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent
     [
         ("raise PipelineError('x.yaml:3 is wrong: mend it')", 1, "[FAIL] x.yaml:3 is wrong: mend it\n", "Traceback"),
         ("raise KeyboardInterrupt", 130, "[WARN] stopped: run the same command again", "Traceback"),
+        ("raise OSError(28, 'No space left', 'x')", 1, "[FAIL] x: No space left: make room, or mend work_dir", "Traceback"),
+        ("raise FileNotFoundError(2, 'ours')", 1, "Traceback", "[FAIL]"),
         ("raise KeyError('ours')", 1, "Traceback", "[FAIL]"),
         ("print('\\u4e2d')", 0, "", "Traceback"),
     ],

@@ -370,3 +370,13 @@ def test_command_line_prints_one_line_and_exits_1(world: World) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("[FAIL] Ollama at http://127.0.0.1:")
+
+
+def test_metric_cannot_be_changed_once_answers_are_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    (world.folder / "evaluation" / "manifest.json").unlink()  # as if it had been killed just before the end
+    write_config(world.folder, world.server.base_url, "smallest_difference: 0.3")
+    with pytest.raises(PipelineError, match=r"smallest_difference is 0\.3 but was .* when this run began.*--overwrite"):
+        world.run(monkeypatch)
+    world.run(monkeypatch, "--overwrite")
+    assert world.read_json("summary.json")["smallest_difference"] == 0.3

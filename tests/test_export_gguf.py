@@ -224,7 +224,7 @@ def test_the_name_inside_the_file_is_safe(world: Path, tiny_phi3: Path, export: 
 def test_the_adapter_must_be_there_and_unchanged(world: Path, export: Export) -> None:
     path = world / "adapters" / "adapter_model.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(PipelineError, match=r"run  python finetune\.py  again"):
+    with pytest.raises(PipelineError, match=r"run  python finetune\.py --overwrite  again"):
         export()
     (world / "adapters" / "manifest.json").unlink()
     with pytest.raises(PipelineError, match=r"run  python finetune\.py  first"):

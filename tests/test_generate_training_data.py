@@ -243,7 +243,7 @@ def test_two_runs_cannot_work_on_one_folder(
 ) -> None:
     world = make_world(tmp_path, ollama, teacher)
     world.training.mkdir(parents=True)
-    with FileLock(world.training / ".lock"), pytest.raises(PipelineError, match="is at work on"):
+    with FileLock(world.training.parent / ".training_data.lock"), pytest.raises(PipelineError, match="is at work on"):
         call(monkeypatch, world)
     assert not teacher.requests
 
@@ -475,11 +475,13 @@ def test_a_missing_key_stops_before_the_index_is_touched(
     monkeypatch.delenv(KEY_NAME, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     world = make_world(tmp_path, ollama, provider="openai", base_url="https://teacher.invalid/v1")
-    process = world.start("--dry-run")
+    process = world.start()
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1 and not ollama.requests
     line = output.strip().splitlines()[-1]
     assert line.startswith(f"[FAIL] no key for teacher.invalid: set the environment variable {KEY_NAME}")
+    printed = world.run("--dry-run")
+    assert "[WARN] no key for teacher.invalid" in printed and "[OK] to send: 24 requests" in printed
 
 
 def test_the_offline_switch_refuses_another_host_without_a_connection(

@@ -114,7 +114,7 @@ def test_no_manifest_holds_a_secret_or_a_machine_path(chain: Path) -> None:
 def test_every_stage_ends_with_the_next_command(chain: Path) -> None:
     for script, following in itertools.pairwise(SCRIPTS):
         printed = (chain.parent / f"{script}.txt").read_text(encoding="utf-8")
-        assert printed.rstrip().endswith(f"Next:  python {following}"), printed
+        assert printed.rstrip().endswith(f'Next:  python {following} --config "{chain}"'), printed
 
 
 def test_both_sides_of_the_evaluation_were_asked(chain: Path) -> None:

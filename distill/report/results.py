@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config import Config
 from distill.engines import SIDES
+from distill.errors import PipelineError
+from distill.files import read_json, write_json_atomic
 from distill.records import Answer, TrainingExample
 from distill.report.metrics import METRICS, Scores, count_refusals, score_answers
 from distill.report.statistics import Comparison, Verdict, compare_pairs, judge
 
 if TYPE_CHECKING:
     from distill.index.embedders import Embedder
+
+
+DECLARED = "declared.json"  # what decides, written down before the first answer
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,18 @@ def describe_comparison(comparison: Comparison | None) -> dict[str, Any] | None:
     if comparison is None:
         return None
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(comparison).items()}
+
+
+def declare_metric(config: Config) -> None:
+    """Write down what decides before the first answer. Raises PipelineError when answers exist and something else decided."""
+    keys = ("primary_metric", "smallest_difference", "confidence")
+    declared = {key: getattr(config.evaluate, key) for key in keys}
+    path = config.evaluation_dir / DECLARED
+    before = read_json(path) if path.exists() and path.with_name("answers.jsonl").exists() else declared
+    changed = [key for key in keys if before.get(key) != declared[key]]
+    if changed:
+        raise PipelineError(
+            f"config.yaml evaluate.{changed[0]} is {declared[changed[0]]} but was {before.get(changed[0])} when this run "
+            "began: put the old value back, or ask everything again with --overwrite"
+        )
+    write_json_atomic(path, declared)
