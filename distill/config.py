@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,16 +48,27 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def require_placeholders(*names: str) -> AfterValidator:
-    """A text that holds each {name} exactly once."""
+def require_placeholders(*names: str, or_empty: bool = False) -> AfterValidator:
+    """A text that holds each {name} exactly once; with `or_empty`, "" is allowed too."""
 
     def check(text: str) -> str:
-        for name in names:
+        for name in names if text or not or_empty else ():
             if text.count("{" + name + "}") != 1:
                 raise ValueError(f"must hold {{{name}}} exactly once")
         return text
 
     return AfterValidator(check)
+
+
+def check_pattern(pattern: str) -> str:
+    """A regular expression that compiles, and does not match everywhere."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if compiled.match(""):
+        raise ValueError("matches nothing at all, and so everywhere")
+    return pattern
 
 
 MODEL_KEYS = ("base_model", "model")  # hub ids, or folders as absolute paths: see resolve_model
@@ -65,6 +77,8 @@ ModelName = Annotated[str, Field(min_length=1), AfterValidator(resolve_model)]
 BaseUrl = Annotated[str, AfterValidator(check_url)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(check_pattern)]
 
 
 class Section(BaseModel):
@@ -88,6 +102,7 @@ class PromptSection(Section):
         "You are a domain expert who answers engineers from their own technical documents. "
         "Be precise, keep every value exactly as the source writes it, and cite the sources you use."
     )
+    template_file: ConfigPath | None = None
     template: Annotated[str, require_placeholders("context", "question")] = (
         "Answer the question from the numbered sources. Cite each source you use as [Source N].\n"
         "If the sources do not hold the answer, reply: The provided documents do not answer this question.\n\n"
@@ -95,8 +110,9 @@ class PromptSection(Section):
     )
     source_format: Annotated[str, require_placeholders("text")] = "[Source {number}] {source_name}\n{text}"
     source_separator: str = "\n\n"
-    citation: Annotated[str, require_placeholders("number")] = "[Source {number}]"
-    refusal: str = Field(default="The provided documents do not answer this question.", min_length=1)
+    citation: Annotated[str, require_placeholders("number", or_empty=True)] = "[Source {number}]"
+    refusal: str = "The provided documents do not answer this question."
+    general_knowledge: str = ""
 
 
 class EmbedderSection(Section):
@@ -108,6 +124,67 @@ class EmbedderSection(Section):
     query_prefix: str = "search_query: "
 
 
+class IndexSection(Section):
+    """How an index names what it holds; "" for what it does not have. The values are HybridRAG3's."""
+
+    database: Name = "hybridrag.sqlite3"
+    vectors: Name = "embeddings.f16.dat"
+    table: Name = "chunks"
+    key: str = "chunk_pk"
+    chunk_id: Name = "chunk_id"
+    source: Name = "source_path"
+    text: Name = "text"
+    embedding_row: str = "embedding_row"
+    fts_table: str = "chunks_fts"
+    tiers: tuple[str, ...] = ("serve", "archive")
+
+
+class DocumentsSection(Section):
+    """Rows made from documents alone: the teacher writes questions and answers for sets of neighbouring chunks."""
+
+    sets: int = Field(default=0, ge=0)
+    chunks_per_set: Positive = 2
+    questions_per_set: Positive = 3
+    category: str = "Documents"
+
+
+class ContextSection(Section):
+    """What stands beside the chunk that holds the answer."""
+
+    near_misses: int = Field(default=1, ge=0)
+    shuffle: bool = True
+    golden_less_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class ChecksSection(Section):
+    """What an answer must be to become a row."""
+
+    max_answer_tokens: Positive = 512
+    min_words: Positive = 4
+    min_support: Share = 0.5
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
+    heldout_overlap: Annotated[float, Field(gt=0, le=1)] = 0.6
+    keep_refusals: bool = False
+    judge: bool = False
+    min_judge_score: int = Field(default=4, ge=1, le=5)
+
+
+class MaskingSection(Section):
+    """Personal data that is replaced before anything is sent or learnt."""
+
+    kinds: tuple[Literal["card", "ssn", "email", "phone", "ip"], ...] = ("card", "ssn", "email", "phone", "ip")
+    patterns: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], Pattern] = Field(default={})
+    words_file: ConfigPath | None = None
+
+
+class OpenRouterSection(Section):
+    """Sent as `provider` with each request when base_url is openrouter.ai; null leaves it to OpenRouter."""
+
+    zdr: bool | None = True
+    data_collection: Literal["allow", "deny"] | None = "deny"
+    enforce_distillable_text: bool | None = True
+
+
 class TeacherSection(Section):
     """Who answers the questions."""
 
@@ -117,6 +194,13 @@ class TeacherSection(Section):
     model: str = "mistralai/mistral-large-2512"
     api_key_env: str = "OPENROUTER_API_KEY"
     keyring_service: str = "hybridrag-distill"
+    use_hybridrag_key: bool = False
+    openrouter: OpenRouterSection = EMPTY
+    budget_usd: float | None = Field(default=None, gt=0)
+    prompt_usd_per_million: float | None = Field(default=None, ge=0)
+    answer_usd_per_million: float | None = Field(default=None, ge=0)
+    two_pass: bool = False
+    reasoning: bool = False
     instructions: str = (
         "Write a thorough answer for an engineer with more than five years of experience. "
         "Include the equations, specifications and standards that the sources give."
@@ -125,6 +209,7 @@ class TeacherSection(Section):
     max_tokens: Positive = 1024
     concurrency: Positive = 4
     requests_per_minute: Positive = 60
+    tokens_per_minute: Positive | None = None
     timeout_seconds: float = Field(default=120, gt=0)
     max_attempts: Positive = 5
     sentences: Positive = 2
@@ -136,12 +221,19 @@ class GenerateSection(Section):
 
     questions_file: ConfigPath | None = Path("domain_questions.yaml")
     curated_files: tuple[ConfigPath, ...] = ()
+    documents: DocumentsSection = EMPTY
+    recordings_file: ConfigPath | None = None
     index_folder: ConfigPath = Path("D:/RAG Indexed Data")
+    index: IndexSection = EMPTY
     embedder: EmbedderSection = EMPTY
+    retrieval: Literal["hybrid", "vector", "keyword"] = "hybrid"
     top_k: Positive = 5
     min_score: float = Field(default=0.3, ge=-1, le=1)
+    context: ContextSection = EMPTY
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    masking: MaskingSection = EMPTY
     teacher: TeacherSection = EMPTY
+    checks: ChecksSection = EMPTY
 
 
 class FinetuneSection(Section):
@@ -152,6 +244,7 @@ class FinetuneSection(Section):
     backend: Literal["auto", "unsloth", "trl"] = "auto"
     load_in_4bit: bool = True
     max_length: Positive = 4096
+    include_reasoning: bool = False
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     lora_r: Positive = 16
     lora_alpha: Positive = 16
@@ -217,6 +310,7 @@ class Config(Section):
     """The whole of config.yaml."""
 
     work_dir: ConfigPath = Path(".")
+    encrypt: bool = False
     prompt: PromptSection = EMPTY
     generate: GenerateSection = EMPTY
     finetune: FinetuneSection = EMPTY
@@ -287,7 +381,7 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         raise PipelineError(f"{path} is missing: run in the project's folder, or name the file with --config")
     data, lines, problems = parse_yaml(path)
-    problems += list_unknown_keys(data, Config, "")
+    problems += list_unknown_keys(data, Config, "") + fill_template(data, path.resolve().parent)
     try:
         config = Config.model_validate(data, context={"folder": path.resolve().parent})
     except ValidationError as error:
@@ -296,6 +390,22 @@ def load_config(path: Path) -> Config:
         named = [f"{path}:{lines[key]} {key}: {text}" if key in lines else f"{path} {key}: {text}" for key, text in problems]
         raise PipelineError("\n       ".join(named))
     return config
+
+
+def fill_template(data: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Read prompt.template_file into prompt.template, so that everything after this knows one template.
+
+    Line ends become LF, and one at the file's end, which editors add, is not part of the template.
+    """
+    prompt = data.get("prompt")
+    name = prompt.get("template_file") if isinstance(prompt, dict) else None
+    if not isinstance(name, str):
+        return []
+    if prompt.get("template") is not None:
+        return [("prompt.template", "stands beside prompt.template_file: delete one")]
+    text = read_text(folder / Path(name).expanduser()).replace("\r\n", "\n")
+    prompt["template"] = text.removesuffix("\n")
+    return []
 
 
 def parse_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int], list[tuple[str, str]]]:

@@ -34,10 +34,15 @@ class ContextSpan(BaseModel):
     end: int
 
 
+Origin = Literal["", "question", "document", "recording", "curated"]
+
+
 class TrainingExample(BaseModel):
     """One row of train.jsonl or heldout.jsonl: the user message, the answer to learn, and where both came from.
 
-    A curated row needs `instruction` and `output` only.
+    A curated row needs `instruction` and `output` only. `golden` are the chunk ids that hold the answer; `answerable` is
+    whether the sources in the instruction hold it, None where nobody knows; `difficulty` is 1 to 3, 0 where nobody knows;
+    `reasoning` are the teacher's steps, `draft` the answer before the teacher improved it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +56,12 @@ class TrainingExample(BaseModel):
     num_chunks: int = 0
     question: str = ""
     context: tuple[ContextSpan, ...] = ()
+    origin: Origin = ""
+    golden: tuple[str, ...] = ()
+    answerable: bool | None = None
+    difficulty: int = Field(default=0, ge=0, le=3)
+    reasoning: str = ""
+    draft: str = ""
 
 
 def load_examples(path: Path) -> list[TrainingExample]:
