@@ -381,7 +381,8 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         raise PipelineError(f"{path} is missing: run in the project's folder, or name the file with --config")
     data, lines, problems = parse_yaml(path)
-    problems += list_unknown_keys(data, Config, "") + fill_template(data, path.resolve().parent)
+    problems += list_unknown_keys(data, Config, "")
+    fill_template(data, path.resolve().parent)
     try:
         config = Config.model_validate(data, context={"folder": path.resolve().parent})
     except ValidationError as error:
@@ -392,20 +393,15 @@ def load_config(path: Path) -> Config:
     return config
 
 
-def fill_template(data: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Read prompt.template_file into prompt.template, so that everything after this knows one template.
+def fill_template(data: dict[str, Any], folder: Path) -> None:
+    """Read prompt.template_file, if there is one, over prompt.template: everything after this knows one template.
 
     Line ends become LF, and one at the file's end, which editors add, is not part of the template.
     """
     prompt = data.get("prompt")
     name = prompt.get("template_file") if isinstance(prompt, dict) else None
-    if not isinstance(name, str):
-        return []
-    if prompt.get("template") is not None:
-        return [("prompt.template", "stands beside prompt.template_file: delete one")]
-    text = read_text(folder / Path(name).expanduser()).replace("\r\n", "\n")
-    prompt["template"] = text.removesuffix("\n")
-    return []
+    if isinstance(name, str):
+        prompt["template"] = read_text(folder / Path(name).expanduser()).replace("\r\n", "\n").removesuffix("\n")
 
 
 def parse_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int], list[tuple[str, str]]]:

@@ -63,6 +63,15 @@ def list_keys(value: object, prefix: str = "") -> set[str]:
         ("finetune:\n  save_steps: 3\n  logging_steps: 2\n", r"save_steps 3 is not a multiple of logging_steps 2"),
         ("finetune: 3\n", r"config.yaml:1 finetune: .*"),
         ("prompt:\n  template: no places\n", r"config.yaml:2 prompt.template: must hold \{context\} exactly once"),
+        ("prompt:\n  citation: '[S]'\n", r"config.yaml:2 prompt.citation: must hold \{number\} exactly once"),
+        ("prompt:\n  template_file: none.txt\n", r"none.txt is missing"),
+        ("generate:\n  masking:\n    patterns: {SITE: '('}\n", r"config.yaml:3 generate.masking.patterns.*is no regular expression"),
+        ("generate:\n  masking:\n    patterns: {SITE: 'x*'}\n", r"generate.masking.patterns.*matches nothing at all"),
+        ("generate:\n  masking:\n    patterns: {site: 'x'}\n", r"generate.masking.patterns"),
+        ("generate:\n  masking:\n    kinds: [name]\n", r"generate.masking.kinds.*'card'"),
+        ("generate:\n  teacher:\n    budget_usd: 0\n", r"generate.teacher.budget_usd: .*greater than 0"),
+        ("generate:\n  index:\n    text: ''\n", r"config.yaml:3 generate.index.text"),
+        ("generate:\n  context:\n    golden_less_share: 1\n", r"generate.context.golden_less_share: .*less than 1"),
         ("evaluate:\n  ollama_url: localhost:11434\n", r"evaluate.ollama_url: must be an http or https address"),
         ("generate:\n  teacher:\n    base_url: https://me:secret@host/v1\n", r"must hold no user name, password or key"),
         ("work_dir: .\nwork_dir: ..\n", r"config.yaml:2 work_dir: stands twice, also in line 1"),
@@ -89,6 +98,40 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"config.yaml is missing: run in the project's folder"):
         load_config(tmp_path / "config.yaml")
+
+
+# -----------------------------------------------------------------------------
+# The template's own file
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_template_file_is_the_template_less_the_editors_last_line_feed(tmp_path: Path, ending: str) -> None:
+    template = "Read:\n{context}\n\nAsked: {question}\n\nAnswer:"
+    (tmp_path / "t.txt").write_bytes((template.replace("\n", ending or "\n") + ending).encode("utf-8-sig"))
+    assert load_text(tmp_path, "prompt:\n  template_file: t.txt\n").prompt.template == template
+
+
+def test_template_file_is_read_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.txt").write_text("{context} {question}", encoding="utf-8")
+    monkeypatch.chdir("/")
+    assert load_text(tmp_path, "prompt:\n  template_file: t.txt\n").prompt.template == "{context} {question}"
+
+
+def test_template_file_wins_over_the_template_that_config_yaml_ships(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("{context} {question}", encoding="utf-8")
+    text = "prompt:\n  template_file: t.txt\n  template: 'Ask: {context}{question}'\n"
+    assert load_text(tmp_path, text).prompt.template == "{context} {question}"
+
+
+def test_template_file_with_a_missing_placeholder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("{context}", encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"prompt.template: must hold \{question\} exactly once"):
+        load_text(tmp_path, "prompt:\n  template_file: t.txt\n")
+
+
+def test_a_shape_without_tags_and_without_refusals_is_allowed(tmp_path: Path) -> None:
+    prompt = load_text(tmp_path, "prompt:\n  citation: ''\n  refusal: ''\n").prompt
+    assert (prompt.citation, prompt.refusal, prompt.general_knowledge) == ("", "", "")
 
 
 # -----------------------------------------------------------------------------
