@@ -108,7 +108,7 @@ def collect_answers(
     total, left = 2 * len(examples), sum(map(len, todo.values()))
     if left < total:
         print(f"[OK] Going on: {total - left} of {total} answers are on disk")
-    with JsonlAppender(path) as log, show_progress(total, "asking", "answer", done=total - left) as progress:
+    with JsonlAppender(path, config.encrypt) as log, show_progress(total, "asking", "answer", done=total - left) as progress:
         for side in SIDES:
             if todo[side]:
                 with engine.load(side) as ask:
@@ -158,9 +158,10 @@ def write_outputs(config: Config, results: Results, summary: Mapping[str, Any]) 
     from distill.report.page import render_page
 
     answers, figures, report = (config.evaluation_dir / name for name in OUTPUTS)
-    write_jsonl_atomic(answers, (answer.to_row() for side in SIDES for answer in results.answers[side]), private=True)
+    rows = (answer.to_row() for side in SIDES for answer in results.answers[side])
+    write_jsonl_atomic(answers, rows, private=True, encrypt=config.encrypt)
     write_json_atomic(figures, summary)
-    write_text_atomic(report, render_page(config.prompt, results, summary), private=True)
+    write_text_atomic(report, render_page(config.prompt, results, summary, texts=not config.encrypt), private=True)
     return [answers, figures, report]
 
 
@@ -181,7 +182,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Inputs: fail here, before a model is asked
-    require_metric(config.evaluate.primary_metric)
+    require_metric(config.evaluate.primary_metric, config.prompt)
     if (folder / FILE_NAME).exists() and not args.overwrite:
         raise PipelineError(f"{folder} holds a finished run: read {folder / 'report.html'}, or ask again with --overwrite")
     training = require_manifest(config.training_dir, "generate_training_data.py", config)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from distill.base_model import copy_tokenizer_files, find_base_model, hash_base_model
 from distill.config import Config, load_config, type_command
 from distill.errors import PipelineError, run
-from distill.files import hold_lock, read_jsonl, sha256_file
+from distill.files import hold_lock, make_private, read_jsonl, sha256_file
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
 from distill.progress import show_progress
 from distill.records import TrainingExample, load_examples
@@ -106,6 +106,7 @@ def save_adapters(model: Any, base: Path, base_name: str, folder: Path) -> list[
 
     model.peft_config["default"].base_model_name_or_path = base_name  # PEFT would write a path of this machine
     model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look for the base under that name
+    make_private(folder / "adapter_model.safetensors")  # wherever it is copied to
     copy_tokenizer_files(base, folder)
     draw_loss(folder / "training_log.jsonl", folder / "loss.png")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card, which names a path of this machine
@@ -169,6 +170,7 @@ def main() -> None:
     if args.overwrite:
         clear_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)  # an adapter repeats what it was trained on, and so do its checkpoints
     require_same_run(folder, identify_run(config, data, len(rows), backend))
     model, adapted = load_student(backend, base, settings)
     from distill.training.lora import count_parameters, list_left_out

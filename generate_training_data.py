@@ -1,17 +1,20 @@
 """
 Stage 1 of 4: make training rows from your questions, your documents and a teacher.
 
-    python generate_training_data.py --set-key      # once: put the teacher's key into the keyring
-    python generate_training_data.py --dry-run      # check everything, count what would be sent, send nothing
-    python generate_training_data.py                # run; after a stop, the same command goes on
-    python generate_training_data.py --limit 8      # a smoke run over the first questions
+    python generate_training_data.py --dry-run          # check everything, count what would be sent and cost; send no document
+    python generate_training_data.py --show 5           # five rows as the student will see them
+    python generate_training_data.py --show-redactions  # what personal data is masked
+    python generate_training_data.py --set-key          # once: put the teacher's key into the keyring
+    python generate_training_data.py                    # run; after a stop, the same command goes on
+    python generate_training_data.py --limit 8          # a smoke run over the first questions
+    python generate_training_data.py --accept-edits     # you deleted or mended rows by hand: check them and record it
+    python generate_training_data.py --record-prompts   # record what HybridRAG3 really sends, into generate.recordings_file
 
-Reads   domain_questions.yaml, HybridRAG3's index, and curated JSONL files if config.yaml names some
-Writes  training_data/   for finetune.py: train.jsonl, heldout.jsonl, failures.jsonl, manifest.json;
-                         answers.jsonl remembers every answer, so that none is asked for twice
+Reads   domain_questions.yaml (or recorded prompts), HybridRAG3's index, and curated files if config.yaml names some
+Writes  training_data/   for finetune.py: train.jsonl, heldout.jsonl, README.md (the dataset card), manifest.json;
+                         answers.jsonl and ledger.jsonl remember every answer and its cost, so that none is asked for twice
 Needs   the model that HybridRAG3 embeds with (Ollama, or a local folder) and a teacher at an OpenAI-compatible address.
-        The teacher gets the questions and the retrieved chunks. With teacher.provider: extractive nothing leaves this
-        machine; with teacher.enabled: false the run stops after retrieval and writes training_data/requests.jsonl.
+        The teacher gets questions and retrieved chunks, with personal data masked. docs/DATA.md explains everything.
 """
 
 from __future__ import annotations
@@ -21,40 +24,63 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.config import Config, load_config, type_command
 from distill.errors import PipelineError, run
 from distill.files import hold_lock, sha256_file, write_jsonl_atomic
-from distill.index.embedders import Embedder, embed_questions, make_embedder, require_same_model
-from distill.index.hybridrag import list_files, load_index, warn_of_access_tags
+from distill.index.embedders import make_embedder
+from distill.index.hybridrag import list_files
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import write_manifest
+from distill.masking import Masker
 from distill.network import require_allowed
-from distill.prompts import is_refusal
-from distill.rows.curated import Curated, load_curated, make_keys, require_unique
-from distill.rows.planner import PlannedRow, describe_request, plan_rows
-from distill.rows.questions import Question, load_questions
-from distill.rows.split import SIDES, Rows, Split, place_all, retrieve, split_sources
-from distill.teacher.answers import Answers, list_pending, load_answers, set_aside
-from distill.teacher.dispatch import answer_rows, describe_teacher
+from distill.recorder import record_prompts
+from distill.rows.card import write_card
+from distill.rows.counts import count_rows
+from distill.rows.edits import accept_edits, write_digests
+from distill.rows.lengths import TokenCounter, load_counter
+from distill.rows.making import Results
+from distill.rows.overlaps import drop_overlaps
+from distill.rows.plan import describe_plan, load_inputs, make_plan
+from distill.rows.planner import describe_request
+from distill.rows.preview import show_rows
+from distill.rows.rejections import Rejections
+from distill.rows.split import SIDES, Rows, require_disjoint
+from distill.teacher.dispatch import describe_teacher, require_able
+from distill.teacher.journal import Journal, set_aside
 from distill.teacher.keys import find_key, require_https, store_key
+from distill.teacher.ledger import Ledger
+from distill.teacher.requests import Request
+
+if TYPE_CHECKING:
+    from distill.teacher.preflight import Preflight
 
 NAME = "generate_training_data.py"
-FIXED = ("system", "template", "source_format", "source_separator", "citation", "refusal")
+FIXED = ("system", "template", "source_format", "source_separator", "citation", "refusal", "general_knowledge")
+RECORDER_PORT, OLLAMA = 11435, "http://127.0.0.1:11434"
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions, recorded prompts and document sets")
     parser.add_argument("--overwrite", action="store_true", help="ask everything again; the old answers get a dated name")
-    parser.add_argument("--dry-run", action="store_true", help="check and count, send nothing to the teacher, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check and count, send no document, write no row")
+    parser.add_argument("--show", type=int, metavar="N", help="print N rows as the student will see them, and stop")
+    parser.add_argument("--show-redactions", action="store_true", help="print what is masked, and stop")
+    parser.add_argument("--yes", action="store_true", help="go on after the first rows of a paid run without asking")
     parser.add_argument("--set-key", action="store_true", help="type the teacher's key into the keyring, and stop")
+    parser.add_argument("--accept-edits", action="store_true", help="check rows edited by hand, record it, and stop")
+    parser.add_argument("--record-prompts", action="store_true", help="record what HybridRAG3 sends to Ollama, until Ctrl-C")
+    parser.add_argument("--port", type=int, default=RECORDER_PORT, help=f"the recorder's, default {RECORDER_PORT}")
+    parser.add_argument("--forward", metavar="URL", default=OLLAMA, help="the real Ollama's address; none: answer alone")
+    parser.add_argument("--answer-here", action="store_true", help="answer prompts by a fixed sentence, pass only the rest on")
     args = parser.parse_args()
-    if args.limit is not None and args.limit < 1:
-        parser.error("--limit must be at least 1")
+    for name in ("limit", "show"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1")
     return args
 
 
@@ -62,25 +88,14 @@ def parse_args() -> argparse.Namespace:
 # Steps, in the order in which main calls them
 
 
-def load_inputs(config: Config, limit: int | None) -> tuple[list[Question], list[Curated]]:
-    """Questions and curated rows. Raises PipelineError when there are neither."""
-    settings = config.generate
-    questions = load_questions(settings.questions_file)[:limit] if settings.questions_file else []
-    curated = load_curated(settings.curated_files)
-    if not questions and not curated:
-        raise PipelineError("nothing to do: name generate.questions_file or generate.curated_files in config.yaml")
-    categories = len({question.category for question in questions})
-    print(f"[OK] {len(questions)} questions in {categories} categories, {len(curated)} curated rows")
-    return questions, curated
+def require_key(config: Config, wanted: bool, dry_run: bool) -> str:
+    """The teacher's key, "" where nothing will be asked. Raises PipelineError before anything is computed for nothing.
 
-
-def require_key(config: Config, questions: Sequence[Question], dry_run: bool) -> str:
-    """The teacher's key, "" where none is wanted. Raises PipelineError before anything is computed for nothing.
-
-    A dry run sends nothing, so there a missing key is a warning.
+    A dry run sends no document, so there a missing key is a warning.
     """
     teacher = config.generate.teacher
-    if not questions or teacher.provider == "extractive" or not teacher.enabled:
+    require_able(config)
+    if not wanted or teacher.provider == "extractive" or not teacher.enabled:
         return ""
     require_allowed(teacher.base_url)
     require_https(teacher.base_url)
@@ -93,63 +108,30 @@ def require_key(config: Config, questions: Sequence[Question], dry_run: bool) ->
         return ""
 
 
-def plan_questions(config: Config, questions: Sequence[Question], embedder: Embedder) -> tuple[Split, list[PlannedRow]]:
-    """Split the documents, and retrieve for every question among those of its side."""
-    settings = config.generate
-    index = load_index(settings.index_folder)
-    split = split_sources(index.sources, settings.heldout_share)
-    heldout = sum(split.side_of_source(source) == "heldout" for source in index.sources)
-    print(f"[OK] index of {len(index):,} live chunks from {len(index.sources)} documents, {heldout} of them held out")
-    warn_of_access_tags(index)
-    require_same_model(index, embedder, settings.embedder)
-    vectors = embed_questions(embedder, settings.embedder, [question.text for question in questions])
-    return split, plan_rows(config, questions, retrieve(index, split, vectors, settings.top_k, settings.min_score))
-
-
-def split_curated(config: Config, curated: Sequence[Curated]) -> Split:
-    """The split where there is no index: by the sources that the curated rows name, if any."""
-    return split_sources((span.source for each in curated for span in each.row.context), config.generate.heldout_share)
-
-
-def place_curated(split: Split, curated: Sequence[Curated], planned: Sequence[PlannedRow]) -> Rows:
-    """Curated rows by side. Raises PipelineError for one that repeats a planned row, or whose sources are on both sides."""
-    keys = {key: f"question {row.question.text}" for row in planned for key in make_keys(row.id, row.prompt.instruction)}
-    require_unique(curated, keys)
-    return place_all(split, curated, (chunk for row in planned for chunk in row.chunks))
-
-
-def describe_plan(config: Config, planned: Sequence[PlannedRow], pending: Sequence[PlannedRow]) -> None:
-    """Print what goes where, before it goes."""
-    empty = sum(not row.chunks for row in planned)
-    print(f"[OK] {len(planned)} rows planned; {empty} found no chunk at or above min_score {config.generate.min_score:g}")
-    print(f"[OK] to answer: {len(pending)} rows, by {describe_teacher(config)}")
-    if config.generate.teacher.provider == "openai":
-        characters = sum(len(message["content"]) for row in pending for message in row.messages)
-        print(f"[OK] to send: {len(pending)} requests, {characters:,} characters of instructions, questions and documents")
-
-
-def write_requests(config: Config, pending: Sequence[PlannedRow]) -> None:
-    """Without a teacher: leave what would be sent for reading."""
-    write_jsonl_atomic(config.training_dir / "requests.jsonl", map(describe_request, pending), private=True)
-    print("[OK] generate.teacher.enabled is false: wrote training_data/requests.jsonl, asked nobody, made no train.jsonl")
-
-
-def write_rows(config: Config, rows: Rows) -> None:
-    """train.jsonl and heldout.jsonl, each whole or not at all, readable by the user alone."""
+def write_outputs(
+    config: Config, rows: Rows, results: Results, masker: Masker, preflight: Preflight | None, counter: TokenCounter
+) -> tuple[dict[str, Any], list[Path], dict[str, Any]]:
+    """Write rows, what was left out, digests and card; returns counts, files, and what the card says beside the counts."""
+    folder = config.training_dir
     for side in SIDES:
         lines = (row.model_dump(mode="json") for row in rows[side])
-        write_jsonl_atomic(config.training_dir / f"{side}.jsonl", lines, private=True)
-
-
-def count_rows(config: Config, rows: Rows) -> dict[str, Any]:
-    """The figures of the manifest."""
-    every = [row for side in SIDES for row in rows[side]]
-    return {
-        "rows": len(every), **{side: len(rows[side]) for side in SIDES},
-        "refusals": sum(is_refusal(config.prompt, row.output) for row in every),
-        "per_category": dict(sorted(Counter(row.category for row in every).items())),
-        "per_teacher": dict(sorted(Counter(row.teacher_model for row in every).items())),
+        write_jsonl_atomic(folder / f"{side}.jsonl", lines, private=True, encrypt=config.encrypt)
+    results.rejections.write(folder / "rejected.jsonl", config.encrypt)
+    facts = {
+        "teacher": describe_teacher(config), "licence": preflight.to_manifest() if preflight else {},
+        "checks": results.rejections.counts(), "masking": dict(masker.counts), "failures": len(results.failures),
     }
+    counts = {**count_rows(config.prompt, rows, counter), "failures": facts["failures"], "rejected": len(results.rejections)}
+    card = write_card(folder, rows, {**facts, "counts": counts, "config": config.describe("generate")}, config.encrypt, counter)
+    names = ("train.jsonl", "heldout.jsonl", "failures.jsonl", "rejected.jsonl")
+    return counts, [*(folder / name for name in names), write_digests(folder, rows), *card], facts
+
+
+def write_requests(config: Config, missing: Sequence[Request]) -> None:
+    """Without a teacher: leave what would be sent for reading."""
+    path = config.training_dir / "requests.jsonl"
+    write_jsonl_atomic(path, map(describe_request, missing), private=True, encrypt=config.encrypt)
+    print("[OK] generate.teacher.enabled is false: wrote training_data/requests.jsonl, asked nobody, made no train.jsonl")
 
 
 def require_unchanged(digests: dict[Path, str]) -> None:
@@ -159,50 +141,62 @@ def require_unchanged(digests: dict[Path, str]) -> None:
             raise PipelineError(f"{path} changed while this ran: run again; answers are kept")
 
 
-def summarise(counts: dict[str, Any], failures: Sequence[dict[str, Any]], config_path: Path) -> None:
+def summarise(counts: dict[str, Any], results: Results, config_path: Path) -> None:
     """The end of a run, with what to do next."""
-    for reason, number in Counter(failure["reason"] for failure in failures).most_common(3):
+    for reason, number in Counter(failure["reason"] for failure in results.failures).most_common(3):
         print(f"[WARN] {number} rows failed: {reason}")
+    for check, number in results.rejections.counts().items():
+        print(f"[WARN] {number} left out: {check} (training_data/rejected.jsonl)")
     for side in SIDES:
         if not counts[side]:
             print(f"[WARN] {side}.jsonl is empty: add questions or curated rows, or change generate.heldout_share")
-    again = " (the next run asks for them again)" if failures else ""
+    again = " (the next run asks for them again)" if results.failures else ""
     print(f"[OK] training_data/: {counts['train']} training rows, {counts['heldout']} held-out rows", end="")
     print(f", {counts['refusals']} refusals among them; {counts['failures']} failures{again}")
     print(f"Next:  {type_command('finetune.py', config_path)}")
 
 
 def main() -> None:
-    """Inputs, retrieval, teacher, output."""
-    started = time.time()
-    args = parse_args()
+    """Inputs, plan, teacher, output."""
+    started, args = time.time(), parse_args()
     config = load_config(args.config)
     settings, folder = config.generate, config.training_dir
     if args.set_key:
         return store_key(settings.teacher)
+    if args.accept_edits:
+        return accept_edits(config)
+    if args.record_prompts:
+        target = settings.recordings_file or folder / "recordings.jsonl"
+        forward = None if args.forward == "none" else args.forward
+        return record_prompts(
+            target, port=args.port, forward=forward, encrypt=config.encrypt, answer_here=args.answer_here
+        )
 
     # -----------------------------------------------------------------------------
     # Inputs: fail here, before anything is computed or sent
 
-    named = [*([settings.questions_file] if settings.questions_file else []), *settings.curated_files]
-    digests = {path: sha256_file(path) for path in named if path.is_file()}
-    questions, curated = load_inputs(config, args.limit)
-    if args.limit and not args.dry_run:
-        print(f"[WARN] --limit {args.limit}: train.jsonl and heldout.jsonl will hold no more; run again without it for all")
-    key = require_key(config, questions, args.dry_run)
+    only_look = args.dry_run or args.show or args.show_redactions
+    inputs = load_inputs(config, args.limit)
+    key = require_key(config, inputs.ask_teacher(config), dry_run=only_look)
 
     # -----------------------------------------------------------------------------
-    # Retrieval: every question finds its chunks, and its side of the split
+    # Plan: every question finds its chunks, and its side of the split
 
-    embedder = make_embedder(settings.embedder) if questions else None
-    split, planned = plan_questions(config, questions, embedder) if embedder else (split_curated(config, curated), [])
-    rows = place_curated(split, curated, planned)
-    pending = list_pending(planned, () if args.overwrite else load_answers(folder))
-    describe_plan(config, planned, pending)
+    masker, rejections, counter = Masker(settings.masking), Rejections(), load_counter(config)
+    embedder = make_embedder(settings.embedder) if inputs.want_embedder(config) else None
+    plan = make_plan(config, inputs, embedder, masker, rejections, args.limit)
+    describe_plan(config, plan, masker, rejections)
+    if args.show_redactions:
+        return print("\n".join(masker.describe_found()))
+    if args.show:
+        return show_rows(config, [*plan.planned, *plan.sets], args.show)
+    from distill.teacher.outlook import Stage, may_go_on, prepare_teacher
+
+    preflight, missing = prepare_teacher(config, key, plan, args.overwrite)
     if args.dry_run:
-        return print("[OK] dry run: nothing was sent to the teacher, nothing was written")
+        return print("[OK] dry run: no document was sent, no row was written")
     if not settings.teacher.enabled:
-        return write_requests(config, pending)
+        return write_requests(config, missing)
 
     # -----------------------------------------------------------------------------
     # Teacher: each answer is on disk before it counts
@@ -211,30 +205,32 @@ def main() -> None:
         (folder / MANIFEST).unlink(missing_ok=True)  # the files below are about to change: no longer complete
         if args.overwrite and (kept := set_aside(folder)):
             print(f"[OK] the old answers are in {kept.name}: rename it to answers.jsonl to have them back")
-        with Answers(folder, config.prompt) as answers:
-            pending = list_pending(planned, answers.by_id)
-            answers.settle(planned)
+        results = Results(plan.planned, plan.sets, rejections)
+        with Journal(folder, settings.teacher, config.encrypt) as journal, Ledger(folder) as ledger:
+            stage = Stage(config, key, embedder, counter, journal, ledger, preflight.prices if preflight else None)
             try:
-                answer_rows(config, key, embedder, pending, answers)
+                if not may_go_on(stage, plan, missing, args.yes):
+                    return print("[OK] stopped; what was answered is kept, and the same command goes on")
+                stage.answer(plan.planned, plan.sets, results)
             finally:
-                failures = answers.write_failures(folder / "failures.jsonl", planned)
+                write_jsonl_atomic(folder / "failures.jsonl", results.failures, private=True, encrypt=config.encrypt)
+                rejections.write(folder / "rejected.jsonl", config.encrypt)
 
         # -----------------------------------------------------------------------------
         # Output: rows in the order of the questions, the manifest last
 
-        for row in planned:
-            if row.id in answers.by_id:
-                rows[row.side].append(answers.complete(row))
-        write_rows(config, rows)
-        counts = {**count_rows(config, rows), "failures": len(failures), "asked": len(pending)}
-        require_unchanged(digests)
-        index_files = list_files(settings.index_folder) if questions else []
+        rows = drop_overlaps(config, {side: results.rows[side] + plan.curated[side] for side in SIDES}, rejections)
+        require_disjoint(rows)
+        require_unchanged(inputs.digests)
+        counts, outputs, facts = write_outputs(config, rows, results, masker, preflight, counter)
+        index_files = list_files(settings.index_folder, settings.index) if inputs.want_index(config) else []
         write_manifest(
-            folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*digests, *index_files],
-            outputs=[folder / name for name in ("train.jsonl", "heldout.jsonl", "failures.jsonl")],
-            fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED}, counts=counts, started=started,
+            folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*inputs.digests, *index_files],
+            outputs=outputs, fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED},
+            counts={**counts, "asked": len(missing)}, started=started,
+            details={"card": facts, "smoke_run": args.limit is not None},
         )
-    summarise(counts, failures, args.config)
+    summarise(counts, results, args.config)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ class ChecksSection(Section):
 
     max_answer_tokens: Positive = 512
     min_words: Positive = 4
-    min_support: Share = 0.5
+    min_support: Share = 0.4
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
-    heldout_overlap: Annotated[float, Field(gt=0, le=1)] = 0.6
+    heldout_overlap: Annotated[float, Field(gt=0, le=1)] = 0.8
     keep_refusals: bool = False
     judge: bool = False
     min_judge_score: int = Field(default=4, ge=1, le=5)

@@ -1,7 +1,8 @@
-"""Reading and writing: UTF-8 whatever PowerShell made of it, whole or not at all, private to the user."""
+"""Reading and writing: UTF-8 whatever PowerShell made of it, whole or not at all, private to the user, encrypted if wanted."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -10,14 +11,18 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from distill.errors import PipelineError
 
+if TYPE_CHECKING:
+    from distill.encryption import Cipher
+
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 REPLACE_SECONDS = 5.0
+ENCRYPTED = "aes256gcm"  # the only key of a JSON line that holds another one, encrypted: see distill/encryption.py
 
 
 # -----------------------------------------------------------------------------
@@ -53,9 +58,9 @@ def write_text_atomic(path: Path, text: str, private: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if private:
+            create_private(temporary)
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            if private:
-                make_private(temporary)
             file.write(text)
             flush_to_disk(file)
         replace_file(temporary, path)
@@ -99,9 +104,17 @@ def read_json(path: Path) -> Any:
         raise PipelineError(f"{path}:{error.lineno} is not JSON: {error.msg}") from None
 
 
-def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]], private: bool = False) -> None:
-    """One JSON object a line, whole or not at all."""
-    write_text_atomic(path, "".join(to_line(row) for row in rows), private)
+def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]], private: bool = False, encrypt: bool = False) -> None:
+    """One JSON object a line, whole or not at all. What is encrypted is private too.
+
+    Rows that stand encrypted in the old file already keep their lines: the same rows make the same file.
+    """
+    lines = [to_line(row) for row in rows]
+    if encrypt:
+        from distill.encryption import seal_lines  # here and below: without encryption no one needs its packages
+
+        lines = seal_lines(path, lines)
+    write_text_atomic(path, "".join(lines), private or encrypt)
 
 
 def to_line(row: dict[str, Any]) -> str:
@@ -110,14 +123,25 @@ def to_line(row: dict[str, Any]) -> str:
 
 
 def read_jsonl(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object); blank lines are passed over.
+    """Yield (line number, object), decrypting what is encrypted; blank lines are passed over.
 
     With `torn_end`, a last line without its line feed is ignored: a killed process leaves one in a file it appends to.
-    Raises PipelineError with the line for anything else that is not a JSON object.
+    Raises PipelineError with the line for anything else that is not a JSON object, or not to be decrypted.
     """
+    cipher: Cipher | None = None
     for number, line in enumerate(read_text(path, whole_lines=torn_end).split("\n"), start=1):
-        if line.strip():
-            yield number, parse_line(path, number, line)
+        if not line.strip():
+            continue
+        row = parse_line(path, number, line)
+        if row.keys() == {ENCRYPTED}:
+            from distill.encryption import load_cipher
+
+            try:
+                cipher = cipher or load_cipher()
+                row = parse_line(path, number, cipher.open(row[ENCRYPTED]))
+            except PipelineError as error:
+                raise PipelineError(f"{path}:{number} is encrypted: {error}") from None
+        yield number, row
 
 
 def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -145,18 +169,24 @@ def is_unicode(value: Any) -> bool:
 class JsonlAppender:
     """Appends rows that must survive a kill: each is flushed and fsynced before `append` returns.
 
-    Opening cuts off a torn last line, so that the file is always whole lines. The file is private to the user.
+    Opening cuts off a torn last line, so that the file is always whole lines, and makes the file private to the user. With
+    `encrypt` it also encrypts the rows that stand there in plain, and raises PipelineError when the key did not write the rest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encrypt: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_torn_line(path)
+        self._cipher = prepare_cipher(path) if encrypt else None
+        if path.exists():
+            make_private(path)
+        else:
+            create_private(path)
         self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed by close()
-        make_private(path)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; on return it is on disk."""
-        self._file.write(to_line(row))
+        line = to_line(row)
+        self._file.write(self._cipher.seal(line) if self._cipher else line)
         flush_to_disk(self._file)
 
     def close(self) -> None:
@@ -168,6 +198,14 @@ class JsonlAppender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def prepare_cipher(path: Path) -> Cipher:
+    """The key to append with, once all that stands in the file is encrypted with it."""
+    from distill.encryption import encrypt_existing, require_cipher
+
+    encrypt_existing(path)
+    return require_cipher(path)
 
 
 def cut_torn_line(path: Path) -> None:
@@ -209,13 +247,35 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def create_private(path: Path) -> None:
+    """An empty file that nobody else could ever open: it is made with its rights, in place of what a killed run left."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    make_private(path)
+
+
 def make_private(path: Path) -> None:
-    """Let only the user read the file: mode 0600, on Windows an access list with one entry, or else a warning."""
-    if sys.platform != "win32":
-        os.chmod(path, 0o600)
-        return
-    user = f"{os.environ.get('USERDOMAIN', '.')}\\{os.environ.get('USERNAME', '')}"
-    command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{user}:F"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        print(f"[WARN] {path} holds document text and could not be made private to {user}: check its folder's rights")
+    """Let only the user read a file or enter a folder: mode 0600 or 0700, on Windows an access list with one entry.
+
+    A disk that knows no such rights, such as a USB stick, gives a warning, once for each folder.
+    """
+    folder = path.is_dir()
+    try:
+        if sys.platform == "win32":
+            user = f"{os.environ.get('USERDOMAIN', '.')}\\{os.environ.get('USERNAME', '')}"
+            rights = f"{user}:(OI)(CI)F" if folder else f"{user}:F"  # what is made in the folder inherits its rights
+            command = ["icacls", str(path), "/inheritance:r", "/grant:r", rights]
+            private = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        else:
+            os.chmod(path, 0o700 if folder else 0o600)
+            private = not path.stat().st_mode & 0o077  # some file systems accept a mode and keep their own
+    except OSError:
+        private = False
+    if not private:
+        warn_open(path if folder else path.parent)
+
+
+@functools.cache
+def warn_open(folder: Path) -> None:
+    """Say once that others may read what lies in a folder."""
+    print(f"[WARN] {folder} holds document text and could not be made private to you: others on this machine may read it")

@@ -107,23 +107,25 @@ def require_manifest(folder: Path, made_by: str, config: Config) -> dict[str, An
     """
     path = folder / FILE_NAME
     # Stage 1 makes its files anew from the answers it has; with --overwrite it would ask the teacher again.
-    again = f"run  python {made_by}{'' if made_by == 'generate_training_data.py' else ' --overwrite'}  "
+    first = made_by == "generate_training_data.py"
+    again = f"run  python {made_by}{'' if first else ' --overwrite'}  again"
+    mend = f"run  python {made_by} --accept-edits  if you edited it, or make it anew: {again}" if first else again
     if not path.is_file():
         raise PipelineError(f"{name_path(path, config.work_dir)} is missing: run  python {made_by}  first")
     manifest = read_json(path)
     if manifest.get("made_by") != made_by:
         raise PipelineError(f"{name_path(path, config.work_dir)} was made by {manifest.get('made_by')}, not {made_by}")
     for output in manifest["outputs"]:
-        require_unchanged(config.work_dir / output["path"], output, again)
+        require_unchanged(config.work_dir / output["path"], output, again, mend)
     return manifest
 
 
-def require_unchanged(path: Path, recorded: Mapping[str, Any], again: str) -> None:
-    """Raises PipelineError when a file is not what its manifest recorded."""
+def require_unchanged(path: Path, recorded: Mapping[str, Any], again: str, mend: str) -> None:
+    """Raises PipelineError, with what to run, when a file is missing or not what its manifest recorded."""
     if not path.is_file():
-        raise PipelineError(f"{recorded['path']} is missing: {again}again")
+        raise PipelineError(f"{recorded['path']} is missing: {again}")
     if path.stat().st_size != recorded["bytes"] or sha256_file(path) != recorded["sha256"]:
-        raise PipelineError(f"{recorded['path']} has changed since its manifest was written: {again}again")
+        raise PipelineError(f"{recorded['path']} has changed since its manifest was written: {mend}")
 
 
 def inherit(manifest: Mapping[str, Any], folder: Path, config: Config, announce: Sequence[str] = ()) -> dict[str, Any]:

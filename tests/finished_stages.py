@@ -75,7 +75,7 @@ def write_stages(
     """training_data/, adapters/ and gguf/ with manifests; returns the held-out rows. `trained_on`: adapters saw another row."""
     examples = [make_example(config, number) for number in range(count)]
     train, heldout = (config.training_dir / name for name in ("train.jsonl", "heldout.jsonl"))
-    write_jsonl_atomic(heldout, (example.model_dump(mode="json") for example in examples))
+    write_jsonl_atomic(heldout, (example.model_dump(mode="json") for example in examples), encrypt=config.encrypt)
     if trained_on is not None:
         write_jsonl_atomic(train, [{"instruction": trained_on, "output": "x"}])
         write_stage(config, config.adapters_dir, "finetune.py", [train], [])

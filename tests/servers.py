@@ -26,9 +26,9 @@ class Server:
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []  # as they came in
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(self))
-        self._http.daemon_threads = True
+        self._http = QueueingServer(("127.0.0.1", 0), make_handler(self))
         self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> Any:
@@ -48,6 +48,13 @@ class Server:
     def answer(self, handler: Handler, path: str, body: Any, number: int) -> None:
         """Write one HTTP answer."""
         raise NotImplementedError
+
+
+class QueueingServer(ThreadingHTTPServer):
+    """Keeps dozens of clients that connect at once waiting: the default of 5 makes the others try again after a second."""
+
+    daemon_threads = True
+    request_queue_size = 128
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(body) < length:
             self.close_connection = True
             return
+        self.server_object.bodies.append(body)
         self.dispatch(json.loads(body or b"{}"))
 
     def dispatch(self, body: Any) -> None:
@@ -122,6 +130,9 @@ FAULTS: dict[str, tuple[int, Any]] = {
 }
 
 
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+
 def question_of(body: Any) -> str:
     """The last line of the last message: the question, under the default prompt template."""
     return body["messages"][-1]["content"].rsplit("Question: ", 1)[-1].strip()
@@ -136,19 +147,34 @@ def answer_plainly(body: Any) -> str:
 
 class TeacherServer(Server):
     """POST /v1/chat/completions. `fault(number, question)` names a fault from FAULTS or one of 429, length, filtered, empty,
-    html, drop, slow, echo-key; None answers. `number` counts requests from 0."""
+    html, drop, slow, echo-key, or is a recorded reply {"status", "headers", "body"}; None answers. `number` counts requests
+    from 0. GET /v1/models lists `models` (None: 404), or gives `lookup`; such requests are in `lookups`, not in
+    `requests`. `usage(body)` gives the usage figures of an answer, None for a server that sends none."""
 
     def __init__(
         self,
         text: Callable[[Any], str] = answer_plainly,
-        fault: Callable[[int, str], str | None] = lambda number, question: None,
+        fault: Callable[[int, str], str | dict[str, Any] | None] = lambda number, question: None,
         delay_seconds: float = 0.0,
         retry_after: str = "0",
+        models: Sequence[str | dict[str, Any]] | None = ("teacher-1",),
+        usage: Callable[[Any], dict[str, Any] | None] = lambda body: USAGE,
+        lookup: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.url = self.base_url + "/v1"
         self.text, self.fault, self.delay_seconds, self.retry_after = text, fault, delay_seconds, retry_after
+        self.models, self.usage, self.lookup = models, usage, lookup
+        self.lookups: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0
+
+    def record(self, path: str, body: Any, headers: dict[str, str]) -> int:
+        """Questions to the model are counted apart from questions about the server."""
+        if body is not None:
+            return super().record(path, body, headers)
+        with self._lock:
+            self.lookups.append({"path": path, "headers": headers})
+            return len(self.lookups) - 1
 
     def count_questions(self) -> Counter[str]:
         """How often each question was asked."""
@@ -157,15 +183,28 @@ class TeacherServer(Server):
 
     def answer(self, handler: Handler, path: str, body: Any, number: int) -> None:
         """Answer, or fail as `fault` says."""
+        if body is None and path == "/v1/models":
+            return self.send_models(handler)
         if path != "/v1/chat/completions":
             return handler.reply({"error": {"message": "not found"}}, 404)
         self.wait()
         fault = self.fault(number, question_of(body))
+        if isinstance(fault, dict):
+            return handler.reply(fault["body"], fault["status"], fault.get("headers"))
         if fault in FAULTS:
             status, payload = FAULTS[fault]
             return handler.reply(payload, status)
         special = getattr(self, "send_" + (fault or "answer").replace("-", "_"))
         return special(handler, body)
+
+    def send_models(self, handler: Handler) -> None:
+        """The list of models, or the recorded reply `lookup`."""
+        if self.lookup:
+            return handler.reply(self.lookup["body"], self.lookup["status"])
+        if self.models is None:
+            return handler.reply({"error": {"message": "not found"}}, 404)
+        models = [{"id": model, "object": "model"} if isinstance(model, str) else model for model in self.models]
+        handler.reply({"object": "list", "data": models})
 
     def wait(self) -> None:
         """Take the configured time; `most_at_once` is how many requests ever waited together."""
@@ -182,7 +221,7 @@ class TeacherServer(Server):
         handler.reply({
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            **({"usage": usage} if (usage := self.usage(body)) else {}),
         })
 
     def send_429(self, handler: Handler, body: Any) -> None:

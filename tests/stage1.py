@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from demo.build_index import build_index
-from tests.servers import OllamaServer, TeacherServer, embed_words
+from tests.servers import OllamaServer, TeacherServer, embed_words, question_of
 
 ROOT = Path(__file__).parents[1]
 KEY_NAME = "TEST_TEACHER_KEY"
@@ -31,7 +32,21 @@ def write_document(unit: str, row: int) -> str:
 
 
 DOCUMENTS = [(rf"D:\docs\{unit}.md", write_document(unit, row)) for row, unit in enumerate(UNITS)]
+SENTENCE = re.compile(r"[A-Z][^.\n]*\.")
 QUESTIONS = {category: [f"What is the {unit} {aspect}?" for unit in UNITS] for aspect, category in ASPECTS.items()}
+
+
+def answer_from_sources(body: Any) -> str:
+    """A teacher that reads: the sentence on the question's unit and aspect, or else the first one, cited."""
+    text = body["messages"][-1]["content"]
+    asked = " ".join(question_of(body).rstrip("?").split()[-2:])
+    sources = re.split(r"\[Source \d+\] ", text.rsplit("Question: ", 1)[0])[1:]
+    cited = [f"{sentence} [Source {number}]" for number, source in enumerate(sources, 1) for sentence in SENTENCE.findall(source)]
+    return next((each for each in cited if each.startswith(f"The {asked} is")), [*cited, "Nothing is said of it."][0])
+
+
+# Plain rows, for the tests of everything else: the sources as they were found, best first.
+PLAIN = {"retrieval": "vector", "context": {"near_misses": 0, "shuffle": False, "golden_less_share": 0}}
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ def make_world(
     kind = {"provider": "openai", "base_url": teacher.url} if teacher else {"provider": "extractive"}
     section = {
         "questions_file": "questions.yaml", "index_folder": "index", "top_k": 2, "min_score": 0.1, "heldout_share": 0.25,
-        "embedder": {"base_url": ollama.base_url},
+        "embedder": {"base_url": ollama.base_url}, **PLAIN,
         "teacher": {**kind, "model": "teacher-1", "api_key_env": KEY_NAME, "requests_per_minute": 60_000, **changes},
         **(generate or {}),
     }

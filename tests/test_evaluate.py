@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 
 import evaluate
+from distill.config import load_config
 from distill.errors import PipelineError
 from distill.files import read_jsonl
 from distill.records import TrainingExample
 from tests.finished_stages import BASE, TUNED, ModelServer, hash_models, list_spellings, write_config, write_stages
+from tests.leaks import find_traces, make_surroundings
 
 ROOT = Path(__file__).parent.parent
 RAMBLING = "It depends on many things; in general one asks the supplier. [Source 9]"
@@ -119,6 +122,54 @@ def test_manifest_and_privacy(world: World, monkeypatch: pytest.MonkeyPatch) -> 
         assert "Source 9" not in text and "units" not in text
     if sys.platform != "win32":
         assert all((folder / name).stat().st_mode & 0o077 == 0 for name in ("answers.jsonl", "report.html"))
+
+
+# -----------------------------------------------------------------------------
+# Encryption
+
+
+def evaluate_apart(world: World, around: dict[str, str], *options: str) -> str:
+    """evaluate.py as a process whose temporary and cache files lie where `around` says; returns what it printed."""
+    command = [sys.executable, "evaluate.py", "--config", str(world.folder / "config.yaml"), *options]
+    environment = {**os.environ, **around}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_encrypted_rows_are_asked_and_no_plain_copy_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of questions, sources, reference answers and answers: not in answers.jsonl, the report, a cache or a temporary file."""
+    traces = [b"antenna gain", b"link margin", b"normal load", b"depends on many things"]
+    around = make_surroundings(world.folder / "around")
+    monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", around["HYBRIDRAG_DISTILL_KEY"])
+    evaluate_apart(world, around)
+    plain = world.read_json("summary.json")
+    found = ["evaluation/answers.jsonl", "evaluation/report.html", "training_data/heldout.jsonl"]
+    assert find_traces(world.folder, traces) == found
+
+    add_to_config(world, "encrypt: true")
+    world.config = load_config(world.folder / "config.yaml")
+    world.write()
+    printed = evaluate_apart(world, around, "--overwrite")
+    assert find_traces(world.folder, traces) == [] and "antenna" not in printed
+    assert len(world.read_answers()) == 24 and RAMBLING in {row["text"] for row in world.read_answers()}
+    assert world.read_json("summary.json")["metrics"] == plain["metrics"]
+    report = (world.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "python -m distill.encryption show evaluation/answers.jsonl" in report and "<article" not in report
+
+
+def test_an_encrypted_run_that_was_stopped_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", make_surroundings(world.folder / "around")["HYBRIDRAG_DISTILL_KEY"])
+    world.server.reply = fail_for(world, {7, 8}, (500, {"error": "out of memory"}))
+    with pytest.raises(PipelineError, match="failed"):
+        world.run(monkeypatch)
+    assert b"depends on" in (world.folder / "evaluation" / "answers.jsonl").read_bytes()
+    add_to_config(world, "encrypt: true")
+    world.server.requests.clear()
+    world.server.reply = world.answer
+    world.run(monkeypatch)
+    assert len(world.server.list_chats()) == 12 - 7  # what was answered in plain is not asked again
+    assert b"depends on" not in (world.folder / "evaluation" / "answers.jsonl").read_bytes()
 
 
 # -----------------------------------------------------------------------------

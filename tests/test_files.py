@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -15,6 +16,8 @@ from distill import files
 from distill.errors import PipelineError
 from distill.files import (
     JsonlAppender,
+    create_private,
+    make_private,
     read_json,
     read_jsonl,
     read_text,
@@ -105,11 +108,84 @@ def test_appended_row_is_on_disk_at_once(tmp_path: Path) -> None:
     appender.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+
+
+def read_mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@posix
 def test_private_files_are_readable_by_the_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("")
+    (tmp_path / "c.jsonl").chmod(0o644)  # from before it was private
     write_json_atomic(tmp_path / "a.json", {}, private=True)
-    JsonlAppender(tmp_path / "b.jsonl").close()
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "b.jsonl")] == [0o600, 0o600]
+    for name in ("b.jsonl", "c.jsonl"):
+        JsonlAppender(tmp_path / name).close()
+    assert {read_mode(tmp_path / name) for name in ("a.json", "b.jsonl", "c.jsonl")} == {0o600}
+
+
+@posix
+def test_a_private_file_is_private_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens a file before its rights are set can read what is written later: even without chmod it must be private."""
+    monkeypatch.setattr(files, "make_private", lambda path: None)
+    old = os.umask(0)
+    try:
+        create_private(tmp_path / "a")
+        write_text_atomic(tmp_path / "b", "text", private=True)
+        JsonlAppender(tmp_path / "c.jsonl").close()
+    finally:
+        os.umask(old)
+    assert {read_mode(path) for path in tmp_path.iterdir()} == {0o600}
+
+
+@posix
+def test_a_leftover_in_the_way_is_not_written_into(tmp_path: Path) -> None:
+    """A link that somebody put where the temporary file goes does not lead the text elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("old")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(elsewhere)
+    write_text_atomic(tmp_path / "a", "private", private=True)
+    assert elsewhere.read_text() == "old" and (tmp_path / "a").read_text() == "private" and not (tmp_path / "a").is_symlink()
+
+
+@posix
+def test_a_private_folder_is_the_user_s_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    make_private(tmp_path / "a")
+    assert read_mode(tmp_path / "a") == 0o700
+
+
+@posix
+@pytest.mark.parametrize("error", [None, PermissionError(1, "Operation not permitted")])
+def test_a_disk_without_rights_gives_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError | None
+) -> None:
+    """A USB stick keeps its own modes, with an error or without: here an os.chmod that changes nothing."""
+
+    def keep(path: Path, mode: int) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(files.os, "chmod", keep)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).touch(0o644)
+        with JsonlAppender(tmp_path / name) as appender:
+            appender.append({"a": 1})
+    printed = capsys.readouterr().out
+    assert printed.count("[WARN]") == 1 and f"{tmp_path} holds document text" in printed
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_jsonl_atomic(tmp_path / "a.jsonl", [{"a": 1}])
+    monkeypatch.setattr(files, "flush_to_disk", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_jsonl_atomic(tmp_path / "a.jsonl", [{"a": 2}], private=True)
+    assert os.listdir(tmp_path) == ["a.jsonl"] and read_text(tmp_path / "a.jsonl") == '{"a": 1}\n'
 
 
 def test_replace_waits_for_a_scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,12 @@ import generate_training_data
 from distill.config import load_config
 from distill.errors import PipelineError
 from distill.manifest import require_manifest
-from tests.servers import OllamaServer, TeacherServer, answer_plainly, question_of
-from tests.stage1 import DOCUMENTS, KEY_NAME, QUESTIONS, UNITS, World, make_world
+from tests.servers import OllamaServer, TeacherServer, question_of
+from tests.stage1 import DOCUMENTS, KEY_NAME, QUESTIONS, UNITS, World, answer_from_sources, make_world
 
 ROW_KEYS = {
-    "id", "instruction", "output", "category", "timestamp", "teacher_model", "num_chunks", "question", "context",
+    "id", "instruction", "output", "category", "timestamp", "teacher_model", "num_chunks", "question", "context", "origin",
+    "golden", "answerable", "difficulty", "reasoning", "draft",
 }
 TOTAL = 2 * len(UNITS)
 KEY = "sk-test-51d0c7aa93"
@@ -41,7 +42,7 @@ def ollama() -> Iterator[OllamaServer]:
 @pytest.fixture
 def teacher() -> Iterator[TeacherServer]:
     """A teacher that answers."""
-    with TeacherServer() as server:
+    with TeacherServer(text=answer_from_sources, models=("teacher-1", "teacher-2")) as server:
         yield server
 
 
@@ -62,8 +63,8 @@ def edit(world: World, change: Any) -> None:
 # A whole run
 
 
-def check_rows(world: World) -> None:
-    """What holds for the rows of every run of this world."""
+def check_rows(world: World, asked: bool = True) -> None:
+    """What holds for the rows of every run of this world; `asked`: a teacher answered them, at a time."""
     texts = dict(DOCUMENTS)
     sources: dict[str, set[str]] = {}
     for side in ("train", "heldout"):
@@ -71,7 +72,7 @@ def check_rows(world: World) -> None:
         sources[side] = {span["source"] for row in rows for span in row["context"]}
         for row in rows:
             assert set(row) == ROW_KEYS and row["num_chunks"] == len(row["context"]) and row["question"] in row["instruction"]
-            assert re.fullmatch(r"[0-9a-f]{16}", row["id"]) and row["timestamp"].endswith("+00:00")
+            assert re.fullmatch(r"[0-9a-f]{16}", row["id"]) and row["timestamp"].endswith("+00:00") is asked
             for span in row["context"]:
                 chunk = row["instruction"][span["start"] : span["end"]]
                 assert chunk and chunk in texts[span["source"]]
@@ -81,7 +82,7 @@ def check_rows(world: World) -> None:
 def test_the_extractive_teacher_makes_a_whole_set(tmp_path: Path, ollama: OllamaServer) -> None:
     world = make_world(tmp_path, ollama)
     output = world.run()
-    check_rows(world)
+    check_rows(world, asked=False)
     rows = world.all_rows()
     assert {row["question"] for row in rows} == {question for items in QUESTIONS.values() for question in items}
     assert all(row["num_chunks"] == 2 and row["teacher_model"] == "extractive (no model)" for row in rows)
@@ -123,7 +124,7 @@ def test_a_real_teacher_sees_what_the_student_will_see(
         system, user = asked[row["question"]]["messages"]
         assert user == {"role": "user", "content": row["instruction"]}
         assert system["content"].startswith("You are a domain expert") and "five years of experience" in system["content"]
-        assert row["output"] == answer_plainly(asked[row["question"]]) and row["teacher_model"] == "teacher-1"
+        assert row["output"] == answer_from_sources(asked[row["question"]]) and row["teacher_model"] == "teacher-1"
 
 
 def test_rows_keep_the_order_of_the_questions(
@@ -141,14 +142,20 @@ def test_rows_keep_the_order_of_the_questions(
 # Going on
 
 
+def read_files(world: World) -> dict[str, bytes]:
+    """What a run wrote, less what tells when it looked at the provider's list of models."""
+    kept = (path for path in world.training.iterdir() if path.name not in ("audit.jsonl", "manifest.json"))
+    return {path.name: path.read_bytes() for path in kept}
+
+
 def test_a_second_run_asks_nothing_and_writes_the_same(
     tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path, ollama, teacher)
     call(monkeypatch, world)
-    before = {path.name: path.read_bytes() for path in world.training.glob("*.jsonl")}
+    before = read_files(world)
     call(monkeypatch, world)
-    assert {path.name: path.read_bytes() for path in world.training.glob("*.jsonl")} == before
+    assert read_files(world) == before
     assert len(teacher.requests) == TOTAL and world.manifest()["counts"]["asked"] == 0
 
 
@@ -160,8 +167,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, ollama: OllamaSer
         if number >= 8:
             gate.wait(120)
 
-    with TeacherServer(delay_seconds=0.05, fault=hold) as slow, TeacherServer() as quick:
-        killed = make_world(tmp_path / "killed", ollama, slow, concurrency=2)
+    with TeacherServer(answer_from_sources, hold, 0.05) as slow, TeacherServer(answer_from_sources) as quick:
+        priced = {"prompt_usd_per_million": 1, "answer_usd_per_million": 1}
+        killed = make_world(tmp_path / "killed", ollama, slow, concurrency=2, **priced)
         process = killed.start()
         answers = killed.training / "answers.jsonl"
         wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 5, process)
@@ -169,15 +177,17 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, ollama: OllamaSer
         process.communicate()
         gate.set()
         on_disk = answers.read_bytes().splitlines(keepends=True)
-        known = {json.loads(line)["question"] for line in on_disk if line.endswith(b"\n")}
+        known = {row_id for line in on_disk if line.endswith(b"\n") for row_id in json.loads(line)["rows"]}
         assert 5 <= len(known) < TOTAL and not (killed.training / "manifest.json").exists()
         assert not (killed.training / "train.jsonl").exists()
         # Power may also fail in the middle of a character.
         with open(answers, "ab") as file:
-            file.write('{"id": "0123", "output": "20 \u00b0'.encode()[:-1])
-        killed.run()
+            file.write('{"request": "0123", "text": "20 \u00b0'.encode()[:-1])
+        printed = killed.run()
+        assert "calls were cut off and possibly paid" in printed
         counts = slow.count_questions()
-        assert {counts[question] for question in known} == {1}, "a row on disk is never asked for again"
+        asked = {row["id"]: counts[row["question"]] for row in killed.all_rows()}
+        assert {asked[row_id] for row_id in known} == {1}, "a row on disk is never asked for again"
         assert set(counts) == {question for items in QUESTIONS.values() for question in items}
 
         whole = make_world(tmp_path / "whole", ollama, quick, concurrency=2)
@@ -256,26 +266,64 @@ def test_failures_are_no_rows_and_are_asked_again(
     tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    faults = {"What is the pump limit?": "length", "What is the valve limit?": "400"}
+    faults = {"What is the valve limit?": "400"}
     teacher.fault = lambda number, question: faults.get(question)
-    teacher.text = lambda body: "As [Source 9] says." if "modem limit" in question_of(body) else answer_plainly(body)
     world = make_world(tmp_path, ollama, teacher)
     call(monkeypatch, world)
-    failures = {failure["question"]: failure for failure in world.rows("failures.jsonl")}
-    assert {question: failure["reason"] for question, failure in failures.items()} == {
-        "What is the pump limit?": "cut off at max_tokens 1024: raise generate.teacher.max_tokens",
-        "What is the valve limit?": "refused with 400: bad request",
-        "What is the modem limit?": "cites source 9 of 2",
-    }
-    assert failures["What is the modem limit?"]["output"] == "As [Source 9] says."
-    assert not {row["question"] for row in world.all_rows()} & set(failures) and len(world.all_rows()) == TOTAL - 3
-    assert "[WARN] 1 rows failed: cites source 9 of 2" in capsys.readouterr().out
+    assert [(row["question"], row["reason"]) for row in world.rows("failures.jsonl")] == [
+        ("What is the valve limit?", "refused with 400: bad request")
+    ]
+    assert len(world.all_rows()) == TOTAL - 1
+    assert "[WARN] 1 rows failed: refused with 400: bad request" in capsys.readouterr().out
 
     faults.clear()
-    teacher.text = answer_plainly
     call(monkeypatch, world)
     assert world.rows("failures.jsonl") == [] and len(world.all_rows()) == TOTAL
-    assert Counter(teacher.count_questions().values()) == {1: TOTAL - 3, 2: 3}
+    assert Counter(teacher.count_questions().values()) == {1: TOTAL - 1, 2: 1}
+
+
+def test_answers_that_fail_a_check_are_no_rows_and_are_not_paid_twice(
+    tmp_path: Path, ollama: OllamaServer, teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = {
+        "What is the modem limit?": "As [Source 9] says in its table.",
+        "What is the pump limit?": "The pump limit is 99 degrees. [Source 1]",
+        "What is the cable limit?": REFUSAL,
+    }
+    teacher.text = lambda body: wrong.get(question_of(body)) or answer_from_sources(body)
+    world = make_world(tmp_path, ollama, teacher)
+    call(monkeypatch, world)
+    rejected = {row["question"]: row for row in world.rows("rejected.jsonl")}
+    assert {question: row["check"] for question, row in rejected.items()} == {
+        "What is the modem limit?": "citation", "What is the pump limit?": "support", "What is the cable limit?": "refusal",
+    }
+    assert all(rejected[question]["output"] == text for question, text in wrong.items())
+    assert "99" in rejected["What is the pump limit?"]["detail"]
+    assert not {row["question"] for row in world.all_rows()} & set(wrong) and len(world.all_rows()) == TOTAL - 3
+    assert world.manifest()["details"]["card"]["checks"] == {"citation": 1, "refusal": 1, "support": 1}
+    assert "[WARN] 1 left out: citation" in capsys.readouterr().out
+    call(monkeypatch, world)
+    assert len(teacher.requests) == TOTAL and len(world.rows("rejected.jsonl")) == 3
+
+
+@pytest.mark.parametrize(("shorter", "kept"), [("The pump limit is 20 degrees. [Source 1]", True), ("words " * 600, False)])
+def test_an_answer_that_is_too_long_is_asked_for_once_more_shorter(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch, shorter: str, kept: bool
+) -> None:
+    def answer(body: Any) -> str:
+        first = [message["content"] for message in body["messages"]]
+        if "What is the pump limit?" not in "".join(first):
+            return answer_from_sources(body)
+        return "The pump limit is 20 degrees. [Source 1] " * 80 if len(first) == 2 else shorter
+
+    with TeacherServer(text=answer) as teacher:
+        world = make_world(tmp_path, ollama, teacher)
+        call(monkeypatch, world)
+    assert len(teacher.requests) == TOTAL + 1
+    outputs = [row["output"] for row in world.all_rows() if row["question"] == "What is the pump limit?"]
+    assert outputs == ([shorter] if kept else [])
+    assert [row["check"] for row in world.rows("rejected.jsonl")] == ([] if kept else ["too long"])
 
 
 def test_a_stop_leaves_answers_and_failures_but_no_complete_set(
@@ -340,11 +388,12 @@ def test_a_dry_run_counts_and_leaves_nothing_behind(
     world = make_world(tmp_path, ollama, teacher)
     call(monkeypatch, world, "--dry-run")
     shown = capsys.readouterr().out
-    counted = re.search(r"to send: 24 requests, ([\d,]+) characters", shown)
-    assert counted and "24 rows, by teacher-1 at 127.0.0.1" in shown and not teacher.requests and not world.training.exists()
+    counted = re.search(r"to send: about 24 requests, ([\d,]+) tokens", shown)
+    assert counted and "24 of 24 requests, by teacher-1 at 127.0.0.1" in shown and not teacher.requests
+    assert [path.name for path in world.training.iterdir()] == ["audit.jsonl"], "one look at the list of models"
     call(monkeypatch, world)
     sent = sum(len(message["content"]) for request in teacher.requests for message in request["body"]["messages"])
-    assert int(counted[1].replace(",", "")) == sent
+    assert int(counted[1].replace(",", "")) == pytest.approx(sent / 4, rel=0.2)
 
 
 def test_a_disabled_teacher_leaves_what_would_be_sent(
@@ -355,7 +404,7 @@ def test_a_disabled_teacher_leaves_what_would_be_sent(
     call(monkeypatch, world)
     assert "asked nobody" in capsys.readouterr().out and not teacher.requests
     assert [path.name for path in world.training.glob("*.json*")] == ["requests.jsonl"]
-    would = {row["question"]: row["messages"] for row in world.rows("requests.jsonl")}
+    would = {question_of(row): row["messages"] for row in world.rows("requests.jsonl")}
     edit(world, lambda values: values["generate"]["teacher"].update(enabled=True))
     call(monkeypatch, world)
     assert {question_of(request["body"]): request["body"]["messages"] for request in teacher.requests} == would
@@ -438,7 +487,7 @@ def test_an_input_that_changes_during_the_run_leaves_no_manifest(
     def change(body: dict[str, Any]) -> str:
         with open(world.folder / name, "a", encoding="utf-8") as file:
             file.write("\n")
-        return answer_plainly(body)
+        return answer_from_sources(body)
 
     teacher.text = change
     with pytest.raises(PipelineError, match=rf"{name} changed while this ran: run again; answers are kept"):
@@ -480,8 +529,9 @@ def test_a_missing_key_stops_before_the_index_is_touched(
     assert process.returncode == 1 and not ollama.requests
     line = output.strip().splitlines()[-1]
     assert line.startswith(f"[FAIL] no key for teacher.invalid: set the environment variable {KEY_NAME}")
-    printed = world.run("--dry-run")
-    assert "[WARN] no key for teacher.invalid" in printed and "[OK] to send: 24 requests" in printed
+    printed = world.start("--dry-run").communicate(timeout=60)[0]
+    assert "[WARN] no key for teacher.invalid" in printed and "[OK] 24 rows planned" in printed
+    assert "[FAIL] the teacher at https://teacher.invalid/v1 cannot be reached" in printed and "Traceback" not in printed
 
 
 def test_the_offline_switch_refuses_another_host_without_a_connection(

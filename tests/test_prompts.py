@@ -8,14 +8,20 @@ from hypothesis import strategies as st
 
 from distill.config import PromptSection
 from distill.prompts import (
+    demands_refusal,
     fill,
     find_citations,
+    find_markup,
+    invites_knowledge,
+    is_marked,
     is_refusal,
+    neutralise_markup,
     render_citation,
     render_prompt,
     strip_citations,
     to_messages,
     to_teacher_messages,
+    wants_citations,
 )
 from distill.records import Chunk
 
@@ -27,8 +33,9 @@ TEXTS = st.text(min_size=1, max_size=60)
 def test_offsets_find_each_chunk_in_the_instruction(texts: list[str], question: str) -> None:
     chunks = [Chunk(f"c{i}", f"D:\\docs\\{i}.md", text, 0.5) for i, text in enumerate(texts)]
     rendered = render_prompt(PROMPT, question, chunks)
-    assert [rendered.instruction[span.start : span.end] for span in rendered.context] == texts
-    assert rendered.instruction.endswith("Question: " + question)
+    shown = [rendered.instruction[span.start : span.end] for span in rendered.context]
+    assert shown == [neutralise_markup(text) for text in texts]
+    assert rendered.instruction.endswith("Question: " + neutralise_markup(question))
 
 
 def test_placeholders_in_documents_and_questions_stay_as_they_are() -> None:
@@ -117,3 +124,130 @@ def test_refusals_are_recognised(answer: str, refused: bool) -> None:
 
 def test_unknown_placeholders_are_left() -> None:
     assert fill("{a} {b}", {"a": "1"}) == "1 {b}"
+
+
+# -----------------------------------------------------------------------------
+# Shapes without tag, refusal or mark
+
+GUARDED = PromptSection(citation="[Source: chunk_{number}]", refusal="", general_knowledge="[General Knowledge]")
+BARE = PromptSection(citation="", refusal="")
+
+
+@pytest.mark.parametrize(("answer", "numbers"), [
+    ("x [Source: chunk_1].", [1]),
+    ("x [Source: chunk_1][Source: chunk_2]", [1, 2]),
+    ("x [Source: chunk_1, chunk_2] y [Source: chunk_1, 3]", [1, 2, 1, 3]),
+    ("x [Source: chunk_1; Source: chunk_4] y [Sources: chunk_2 and chunk_3]", [1, 4, 2, 3]),
+    ("x [source: CHUNK_7]", [7]),
+    ("x [Source 1] [Source: 1] chunk_1 [Source: chunk_N] [Source: chunk_1 and more]", []),
+])
+def test_citations_of_the_guarded_shape(answer: str, numbers: list[int]) -> None:
+    assert find_citations(GUARDED, answer) == numbers
+
+
+def test_a_list_of_the_guarded_shape_is_stripped_whole() -> None:
+    answer = "The pump runs [Source: chunk_1, chunk_2]. It stops [Source: chunk_3][Source: chunk_4]."
+    assert strip_citations(GUARDED, answer) == "The pump runs. It stops."
+
+
+@given(answer=st.text(max_size=80))
+def test_without_a_tag_nothing_is_cited_or_stripped(answer: str) -> None:
+    assert not wants_citations(BARE)
+    assert find_citations(BARE, answer + "[Source 1]") == []
+    assert strip_citations(BARE, answer) == answer.strip()
+    assert render_citation(BARE, 3) == ""
+
+
+@pytest.mark.parametrize("answer", ["", " ", ".", "The provided documents do not answer this question."])
+def test_without_a_refusal_nothing_refuses(answer: str) -> None:
+    assert not is_refusal(BARE, answer)
+    assert not demands_refusal(BARE, answer)
+
+
+@pytest.mark.parametrize(("text", "demanded"), [
+    ('If not, respond: "The provided documents do not answer this question." Go on.', True),
+    ("the provided\n   documents DO NOT answer\tthis question", True),
+    ("The provided documents answer this question.", False),
+    ("", False),
+])
+def test_a_refusal_is_demanded_where_it_stands(text: str, demanded: bool) -> None:
+    assert demands_refusal(PROMPT, text) is demanded
+
+
+@pytest.mark.parametrize(("text", "invited"), [
+    ("put [general\n knowledge] before it", True), ("General Knowledge", False), ("", False),
+])
+def test_knowledge_is_invited_where_the_mark_stands(text: str, invited: bool) -> None:
+    assert invites_knowledge(GUARDED, text) is invited
+    assert not invites_knowledge(BARE, text)
+
+
+MARK = "[General Knowledge]"
+
+
+@pytest.mark.parametrize(("answer", "marked"), [
+    (f"{MARK} Pumps wear.", True),
+    (f"{MARK} Pumps wear. Seals age too.", True),
+    (f"{MARK} Pumps wear.\n\nSeals age too.", False),
+    (f"{MARK} Pumps wear.\n\n{MARK} Seals age too.", True),
+    (f"Pumps wear. {MARK} Seals age too.", False),
+    (f"{MARK} Causes:\n- wear\n- heat", True),
+    (f"- {MARK} wear\n- {MARK} heat", True),
+    (f"# Pumps\n\n{MARK} Pumps wear.", True),
+    (f"The limit is 5 [Source: chunk_1]. {MARK} Pumps wear.", True),
+    (f"The limit is 5. [Source: chunk_1]\n\n{MARK} Pumps wear.", True),
+    (f"{MARK.lower()} pumps wear.", True),
+    ("The limit is 5 [Source: chunk_1].", False),
+    ("Pumps wear.", False),
+    ("", False),
+])
+def test_marked_answers(answer: str, marked: bool) -> None:
+    assert is_marked(GUARDED, answer) is marked
+    assert not is_marked(BARE, answer)
+
+
+def test_count_is_the_number_of_sources() -> None:
+    prompt = PromptSection(template="{question}\n=== {count} texts ===\n{context}\n{count}")
+    rendered = render_prompt(prompt, "how many {count}?", [Chunk(str(n), "a", "text {count}", 1.0) for n in range(3)])
+    assert rendered.instruction.startswith("how many {count}?\n=== 3 texts ===\n") and rendered.instruction.endswith("\n3")
+    assert {rendered.instruction[span.start : span.end] for span in rendered.context} == {"text {count}"}
+
+
+# -----------------------------------------------------------------------------
+# Chat markers
+
+MARKERS = [
+    "<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|endoftext|>", "<|im_start|>", "<|start_header_id|>", "<|/tool|>",
+    "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
+    "<\uff5cUser\uff5c>", "[AVAILABLE_TOOLS]",
+]
+HARMLESS = [
+    "a < b | c > d", "<|>", "x <- y", "<b>bold</b>", "[Source 1]", "[INSTALL]", "array[|i|]", "<html>", "|>", "List<String>",
+    "<| spaced out |>", "$s$",
+]
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_markup_in_documents_and_questions_becomes_text(marker: str) -> None:
+    rendered = render_prompt(PROMPT, f"what is {marker}?", [Chunk("1", f"{marker}.md", f"a {marker}{marker} b", 1.0)])
+    assert find_markup(marker) == [marker]
+    assert marker not in rendered.instruction and not find_markup(rendered.instruction)
+    (span,) = rendered.context
+    assert rendered.instruction[span.start : span.end] == f"a {neutralise_markup(marker) * 2} b"
+    assert neutralise_markup(marker).replace(" ", "") == marker
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_other_signs_stay_as_they_are(text: str) -> None:
+    assert neutralise_markup(text) == text and not find_markup(text)
+
+
+@given(st.text(st.sampled_from("<|>/[]sINSTend\uff5c "), max_size=40))
+def test_neutralised_text_holds_no_markup(text: str) -> None:
+    once = neutralise_markup(text)
+    assert not find_markup(once) and neutralise_markup(once) == once
+
+
+def test_a_templates_own_markup_is_the_users() -> None:
+    rendered = render_prompt(PromptSection(template="<|tool|>{context}{question}"), "q", [])
+    assert rendered.instruction == "<|tool|>q"

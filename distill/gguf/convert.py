@@ -21,7 +21,7 @@ from gguf import GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from distill.errors import PipelineError
-from distill.files import replace_file
+from distill.files import create_private, replace_file
 from distill.gguf.kquants import quantise, slice_rows
 from distill.gguf.merge import BaseWeights, MergedWeights, load_adapter
 from distill.gguf.phi3 import (
@@ -150,12 +150,13 @@ def convert(
 def write_file(
     writer: GGUFWriter, planned: list[PlannedTensor], weights: MergedWeights, target: Path, advance: Advance
 ) -> None:
-    """Write everything to a temporary name beside `target`, fsync, and rename."""
+    """Write everything to a temporary name beside `target`, fsync, and rename. Like its training data, the file is private."""
     for tensor in planned:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, tensor.kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        create_private(temporary)
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -9,15 +9,10 @@ import numpy as np
 
 from distill.config import EmbedderSection
 from distill.errors import PipelineError
-from distill.index.hybridrag import Index
 from distill.index.search import normalise_rows
 from distill.ollama import OllamaClient
 
 BATCH_TEXTS = 64
-DOCUMENT_PREFIX = "search_document: "  # nomic-embed-text's; HybridRAG3 writes it before each chunk since March 2026
-SAMPLE_CHUNKS = 4
-# The same model gives its own float16 vectors again with a cosine above 0.99; unrelated models stay near 0.
-SAME_MODEL_COSINE = 0.9
 
 
 class Embedder(Protocol):
@@ -95,39 +90,3 @@ def require_finite(vectors: Sequence[Sequence[float]] | np.ndarray, model: str) 
     if not np.isfinite(found).all() or (len(found) and not np.abs(found).sum(axis=1).all()):
         raise PipelineError(f"the embedding model {model} gave a vector of zeros or not-a-number: restart it, run again")
     return normalise_rows(found) if len(found) else found
-
-
-# -----------------------------------------------------------------------------
-# Is it the model that the index was made with? Nothing in an index says so.
-
-
-def require_same_model(index: Index, embedder: Embedder, section: EmbedderSection) -> None:
-    """Embed a few stored chunks again and compare: a wrong model would find wrong chunks without any error.
-
-    Raises PipelineError for another dimension or another model; warns when the index's prefix convention is not the config's.
-    """
-    positions = np.unique(np.linspace(0, len(index) - 1, SAMPLE_CHUNKS).astype(int))
-    texts = [chunk.text for chunk in index.load_chunks(positions, [0.0] * len(positions))]
-    vectors = embedder.embed(texts + [DOCUMENT_PREFIX + text for text in texts])
-    if vectors.shape[1] != index.dim:
-        raise PipelineError(
-            f"generate.embedder.model {section.model} gives {vectors.shape[1]} dimensions but the index holds {index.dim}: "
-            f"name the model that HybridRAG3 indexed with"
-        )
-    stored = normalise_rows(index.vectors[index.rows[positions]])
-    bare, prefixed = (float((part * stored).sum(axis=1).mean()) for part in np.split(vectors, 2))
-    if max(bare, prefixed) < SAME_MODEL_COSINE:
-        raise PipelineError(
-            f"generate.embedder.model {section.model} did not make this index: its vectors of stored chunks have cosine "
-            f"{max(bare, prefixed):.2f} with the stored ones; name the model that HybridRAG3 indexed with"
-        )
-    warn_of_prefix(bare, prefixed, section)
-
-
-def warn_of_prefix(bare: float, prefixed: float, section: EmbedderSection) -> None:
-    """Where the two conventions differ measurably, the question must follow the one that the chunks follow."""
-    if abs(bare - prefixed) < 1e-3:
-        return
-    wanted = "search_query: " if prefixed > bare else ""
-    if wanted != section.query_prefix:
-        print(f'[WARN] generate.embedder.query_prefix is "{section.query_prefix}" but the index was made for "{wanted}"')

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from distill.config import PromptSection
 from distill.errors import PipelineError
-from distill.prompts import find_citations, is_refusal, strip_citations
+from distill.prompts import find_citations, is_refusal, strip_citations, wants_citations
 from distill.records import Answer, TrainingExample
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def f1(shared: int, left: int, right: int) -> float:
 def citation_validity(case: Case) -> float | None:
     """Share of the answer's citations that name a source it was given; 0 if it cites nothing but the reference answer does.
 
-    1 when neither cites. Not for rows without sources.
+    1 when neither cites. Not for rows without sources, nor where the prompt asks for no tag.
     """
-    if not case.example.context:
+    if not case.example.context or not wants_citations(case.prompt):
         return None
     cited = find_citations(case.prompt, case.answer.text)
     if not cited:
@@ -91,16 +91,21 @@ def citation_validity(case: Case) -> float | None:
 def citation_match(case: Case) -> float | None:
     """F1 of the set of sources that the answer cites against the set that the reference answer cites.
 
-    1 when neither cites. Not for rows without sources.
+    1 when neither cites. Not for rows without sources, nor where the prompt asks for no tag.
     """
-    if not case.example.context:
+    if not case.example.context or not wants_citations(case.prompt):
         return None
     cited, expected = (set(find_citations(case.prompt, text)) for text in (case.answer.text, case.example.output))
     return 1.0 if not cited and not expected else f1(len(cited & expected), len(cited), len(expected))
 
 
 def refusal_right(case: Case) -> float | None:
-    """1 if the answer refuses exactly when the reference answer refuses, else 0."""
+    """1 if the answer refuses exactly when the reference answer refuses, else 0.
+
+    Not where no refusal is configured.
+    """
+    if not case.prompt.refusal:
+        return None
     return float(is_refusal(case.prompt, case.answer.text) == is_refusal(case.prompt, case.example.output))
 
 
@@ -172,8 +177,15 @@ METRICS = {
 }
 
 
-def require_metric(name: str) -> None:
-    """Raises PipelineError unless evaluate.primary_metric names a metric that may decide."""
+def list_unmeasured(prompt: PromptSection) -> dict[str, str]:
+    """The metrics that this prompt leaves without meaning, and why."""
+    no_tag = dict.fromkeys(("citation_validity", "citation_match"), "prompt.citation is empty")
+    no_refusal = {"refusal_right": "prompt.refusal is empty"}
+    return (no_tag if not wants_citations(prompt) else {}) | (no_refusal if not prompt.refusal else {})
+
+
+def require_metric(name: str, prompt: PromptSection | None = None) -> None:
+    """Raises PipelineError unless evaluate.primary_metric names a metric that may decide, and with this prompt can."""
     if name not in METRICS:
         near = difflib.get_close_matches(name, [known for known in METRICS if METRICS[known].decides], n=1, cutoff=0)[0]
         raise PipelineError(f"config.yaml evaluate.primary_metric: {name} is unknown: did you mean {near}?")
@@ -181,6 +193,10 @@ def require_metric(name: str) -> None:
         deciding = ", ".join(metric.name for metric in METRICS.values() if metric.decides)
         raise PipelineError(
             f"config.yaml evaluate.primary_metric: {name} rewards length and must not decide: take one of {deciding}"
+        )
+    if prompt and (reason := list_unmeasured(prompt).get(name)):
+        raise PipelineError(
+            f"config.yaml evaluate.primary_metric: {name} cannot be measured, since {reason}: take reference_similarity, say"
         )
 
 

@@ -52,8 +52,11 @@ class Card:
     tags: Sequence[str]
 
 
-def render_page(prompt: PromptSection, results: Results, summary: Mapping[str, Any]) -> str:
-    """The whole page. Everything is escaped: only this package's own style and script are let through."""
+def render_page(prompt: PromptSection, results: Results, summary: Mapping[str, Any], texts: bool = True) -> str:
+    """The whole page. Everything is escaped: only this package's own style and script are let through.
+
+    Without `texts` it holds figures alone: no question, source or answer. A browser reads no encrypted page.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -64,12 +67,12 @@ def render_page(prompt: PromptSection, results: Results, summary: Mapping[str, A
     environment.filters.update(score=format_score, signed=format_signed, title=format_title)
     # Text mode reads any line end as LF, which is what a browser hashes.
     style, script = (f"\n{(FOLDER / name).read_text(encoding='utf-8')}" for name in ("page.css", "page.js"))
-    cards = make_cards(prompt, results, summary["primary_metric"])
+    cards = make_cards(prompt, results, summary["primary_metric"]) if texts else []
     return environment.get_template("page.html.j2").render(
         summary=summary, verdict=results.verdict, primary=results.metrics[summary["primary_metric"]], metrics=METRICS,
         comparisons=results.metrics, categories=results.categories,
         plot=Plot(list(results.metrics.values()), summary["smallest_difference"]),
-        changed={sign: list_changes(results, sign) for sign in (1, -1)}, cards=cards,
+        changed={sign: list_changes(results, sign) for sign in (1, -1)}, texts=texts, cards=cards,
         filters=[(tag, label, sum(tag in card.tags for card in cards)) for tag, label in FILTERS.items()],
         style=Markup(style), style_hash=hash_inline(style), script=Markup(script), script_hash=hash_inline(script),
     )

@@ -11,7 +11,7 @@ from distill.engines import SIDES
 from distill.errors import PipelineError
 from distill.files import read_json, write_json_atomic
 from distill.records import Answer, TrainingExample
-from distill.report.metrics import METRICS, Scores, count_refusals, score_answers
+from distill.report.metrics import METRICS, Scores, count_refusals, list_unmeasured, score_answers
 from distill.report.statistics import Comparison, Verdict, compare_pairs, judge
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ def count_pairs(results: Results) -> int:
 def summarise(config: Config, results: Results, conditions: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json: no text of a document and no machine path is in it."""
     settings = config.evaluate
-    by_id = {example.id: example for example in results.examples}
     return {
         "verdict": results.verdict.word,
         "reason": results.verdict.reason,
@@ -88,11 +87,18 @@ def summarise(config: Config, results: Results, conditions: Mapping[str, Any]) -
         "questions": len(results.examples),
         "answered_by_both": count_pairs(results),
         "failures": {side: sum(bool(answer.error) for answer in results.answers[side]) for side in SIDES},
-        "refusals": {side: count_refusals(config.prompt, by_id, results.answers[side]) for side in SIDES},
+        "not_measured": list_unmeasured(config.prompt),
+        "refusals": count_both(config, results) if config.prompt.refusal else None,
         "metrics": {name: describe_comparison(comparison) for name, comparison in results.metrics.items()},
         "categories": {name: describe_comparison(comparison) for name, comparison in results.categories.items()},
         "conditions": dict(conditions),
     }
+
+
+def count_both(config: Config, results: Results) -> dict[str, dict[str, int]]:
+    """How each side refused and answered."""
+    by_id = {example.id: example for example in results.examples}
+    return {side: count_refusals(config.prompt, by_id, results.answers[side]) for side in SIDES}
 
 
 def describe_comparison(comparison: Comparison | None) -> dict[str, Any] | None:

@@ -1,41 +1,70 @@
 """Which rows there will be: what is asked for each, under which id, and on which side it belongs.
 
-A row's id is made of everything that determines its answer. Answers are kept under it, so that a killed run goes on where it
-stopped, and a changed prompt makes new rows without losing the old ones.
+A row is planned from a question and an index (here), from a recorded prompt (here too) or from documents (documents.py). It is
+finished in making.py. A row's id is made of everything that determines it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill.config import Config, PromptSection
+import numpy as np
+
+from distill.config import ChecksSection, Config, GenerateSection, PromptSection
 from distill.files import sha256_text
-from distill.prompts import Message, RenderedPrompt, find_citations, render_prompt, to_teacher_messages
-from distill.records import Chunk
-from distill.rows.curated import ID_DIGITS
+from distill.index.embedders import Embedder, embed_questions
+from distill.index.hybridrag import Index
+from distill.index.retrieval import Hit, rank_chunks
+from distill.masking import Masker
+from distill.prompts import Message, RenderedPrompt, demands_refusal, invites_knowledge, render_prompt, to_answer_messages
+from distill.records import Chunk, Origin
+from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, order_by_hash, shuffle
+from distill.rows.duplicates import find_near_duplicates, group_similar
 from distill.rows.questions import Question
-from distill.rows.split import Retrieved, Side
+from distill.rows.recordings import Recording, relocate
+from distill.rows.rejections import Rejections
+from distill.rows.split import SIDES, Side, Split, choose_sides, make_masks, split_groups
+from distill.teacher.requests import Request
 
 NOTHING_FOUND = "no chunk above min_score"
-REFUSAL_TEACHER = "none (no chunk above min_score)"
+ID_DIGITS = 16
+REPEATED_QUESTION = "near-duplicate question"
+# Questions that share this much stay on one side of the split: well below what makes them the same question.
+SIMILAR_QUESTIONS = 0.5
+# Hits per place in the prompt: enough to find near misses, and other documents, behind a document with many good chunks.
+HITS_PER_PLACE = 8
+RECORDED_CATEGORY = "Recorded prompts"
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row without its answer. `failure` is why it can have none, `refusal` the answer that needs no teacher."""
+    """A row without its answer.
+
+    `golden` are the ids of the chunks taken to hold the answer, `answerable` whether the sources hold it, None where nobody
+    knows. `refusal` is the answer of a row that needs no teacher, `failure` why a row can have no answer.
+    """
 
     id: str
     question: Question
     side: Side
+    origin: Origin
     chunks: tuple[Chunk, ...]
+    golden: tuple[str, ...]
+    answerable: bool | None
     prompt: RenderedPrompt
     messages: list[Message]
     refusal: str = ""
     failure: str = ""
+
+    @property
+    def category(self) -> str:
+        """The question's category."""
+        return self.question.category
 
     @property
     def wants_teacher(self) -> bool:
@@ -43,27 +72,212 @@ class PlannedRow:
         return not self.refusal and not self.failure
 
 
-def plan_rows(config: Config, questions: Sequence[Question], retrieved: Sequence[Retrieved]) -> list[PlannedRow]:
-    """One row per question, in the same order."""
-    return [plan_row(config, question, found) for question, found in zip(questions, retrieved)]
+@dataclass(frozen=True)
+class PlannedSet:
+    """Chunks for which the teacher writes questions: all of them share `chunks`, in the order in which the student sees them.
+
+    `golden` are the ids of the neighbouring chunks that the questions must be about, `others` the chunks of other documents
+    that stand there when those are taken away, `names` what sources are called where that is masked, `request` the one request.
+    """
+
+    id: str
+    side: Side
+    category: str
+    chunks: tuple[Chunk, ...]
+    golden: tuple[str, ...]
+    others: tuple[Chunk, ...]
+    names: Mapping[str, str]
+    request: Request
 
 
-def plan_row(config: Config, question: Question, found: Retrieved) -> PlannedRow:
-    """Without a chunk the answer is the refusal, where the template asks for one; otherwise there is nothing to learn."""
-    rendered = render_prompt(config.prompt, question.text, found.chunks)
-    messages = to_teacher_messages(config.prompt.system, config.generate.teacher.instructions, rendered.instruction)
-    refusal = "" if found.chunks or config.prompt.refusal not in config.prompt.template else config.prompt.refusal
-    failure = "" if found.chunks or refusal else NOTHING_FOUND
-    row_id = make_id(config, rendered.instruction)
-    return PlannedRow(row_id, question, found.side, found.chunks, rendered, messages, refusal, failure)
+# -----------------------------------------------------------------------------
+# From questions and an index
 
 
-def make_id(config: Config, instruction: str) -> str:
-    """16 hex digits over everything that determines the answer."""
+@dataclass(frozen=True)
+class Found:
+    """What was found for one question among the documents of its side, best first, from min_score up."""
+
+    side: Side
+    hits: list[Hit]
+
+
+def plan_questions(
+    config: Config, questions: Sequence[Question], index: Index, split: Split, embedder: Embedder, masker: Masker,
+    rejections: Rejections,
+) -> list[PlannedRow]:
+    """One row per question, in their order, then the rows whose golden chunk was taken away.
+
+    Questions that repeat an earlier one go to `rejections`. Raises PipelineError from index, embedder or split.
+    """
+    masked = [replace(question, text=masker.mask(question.text)) for question in questions]
+    fresh = find_fresh(config.generate.checks, masked, [question.text for question in masked], rejections)
+    kept = [masked[place] for place in fresh]
+    found = find_hits(config, kept, index, split, embedder) if kept else []
+    reader = ChunkReader(index, masker)
+    chosen = [choose_places(config.generate, reader, each.hits) for each in found]
+    reader.load([hit for hits in chosen for hit in hits])  # all at once, with one connection
+    rows = [plan_found(config, reader, *each) for each in zip(kept, found, chosen)]
+    return [*rows, *plan_golden_less(config, reader, kept, found)]
+
+
+def find_hits(config: Config, questions: Sequence[Question], index: Index, split: Split, embedder: Embedder) -> list[Found]:
+    """For each question its side, which is that of the nearest chunk, and the hits there."""
+    settings = config.generate
+    texts = [question.text for question in questions]
+    vectors = embed_questions(embedder, settings.embedder, texts)
+    masks = make_masks(index, split, settings.top_k)
+    ranked = rank_chunks(index, texts, vectors, masks, settings.top_k * HITS_PER_PLACE, settings.retrieval)
+    best = [[max((hit.cosine for hit in hits), default=-1.0) for hits in ranking] for ranking in ranked]
+    sides = choose_sides(np.array(best, np.float32).T, group_similar(texts, SIMILAR_QUESTIONS))
+    return [
+        Found(side, [hit for hit in ranked[SIDES.index(side)][number] if hit.cosine >= settings.min_score])
+        for number, side in enumerate(sides)
+    ]
+
+
+def choose_places(settings: GenerateSection, reader: ChunkReader, hits: Sequence[Hit]) -> list[Hit]:
+    """The hits that stand in the prompt, in order of rank."""
+    return choose_hits(hits, [reader.source_of(hit) for hit in hits], settings.top_k, settings.context.near_misses)
+
+
+def plan_found(config: Config, reader: ChunkReader, question: Question, found: Found, chosen: Sequence[Hit]) -> PlannedRow:
+    """The row of a question; without a chunk the answer is the refusal, where the template demands one, or a failure."""
+    chunks = reader.load(chosen)
+    shown = order_chunks(config, question.text, chunks)
+    golden = tuple(chunk.chunk_id for chunk in chunks[:1])
+    row = make_row(config, question, found.side, "question", shown, golden, bool(chunks), reader.names)
+    if chunks:
+        return row
+    refused = demands_refusal(config.prompt, config.prompt.template)
+    return replace(row, refusal=config.prompt.refusal if refused else "", failure="" if refused else NOTHING_FOUND)
+
+
+def plan_golden_less(
+    config: Config, reader: ChunkReader, questions: Sequence[Question], found: Sequence[Found]
+) -> list[PlannedRow]:
+    """A second row for a share of the questions of each side, without the golden chunk's document and copies of its text.
+
+    None where the template says nothing about answers that the sources do not hold.
+    """
+    if not may_lack_answer(config):
+        return []
+    rows: list[tuple[int, PlannedRow]] = []
+    for side in SIDES:
+        places = [number for number, each in enumerate(found) if each.side == side and each.hits]
+        wanted = count_extra(config.generate.context.golden_less_share, len(places))
+        planned = (
+            (places[place], row)
+            for place in order_by_hash([questions[number].text for number in places])
+            if (row := plan_without_golden(config, reader, questions[places[place]], found[places[place]]))
+        )
+        rows += islice(planned, wanted)
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+def plan_without_golden(config: Config, reader: ChunkReader, question: Question, found: Found) -> PlannedRow | None:
+    """The row of a question whose answer was taken away, or None where nothing else was found."""
+    others = keep_others(reader.load(found.hits[:1]), reader.stream(found.hits[1:]), config.generate.top_k)
+    shown = order_chunks(config, question.text, others)
+    return make_row(config, question, found.side, "question", shown, (), False, reader.names) if others else None
+
+
+def may_lack_answer(config: Config) -> bool:
+    """Whether the template says what to answer when the sources do not hold it; the extractive teacher can only refuse."""
+    prompt = config.prompt
+    invited = invites_knowledge(prompt, prompt.template) and config.generate.teacher.provider != "extractive"
+    return demands_refusal(prompt, prompt.template) or invited
+
+
+# -----------------------------------------------------------------------------
+# From recorded prompts
+
+
+def plan_recordings(
+    config: Config, recordings: Sequence[Recording], masker: Masker, rejections: Rejections
+) -> list[PlannedRow]:
+    """One row per recorded prompt, byte for byte but for what was masked. Raises PipelineError from the split."""
+    masked = [relocate(recording, masker.mask(recording.prompt)) for recording in recordings]
+    questions = [Question(each.question, RECORDED_CATEGORY, each.line) for each in masked]
+    # What stands for the question of an unknown form may be the same in all prompts.
+    texts = [each.question if each.known_form else each.prompt for each in masked]
+    fresh = find_fresh(config.generate.checks, questions, texts, rejections)
+    sides = split_groups(
+        [{chunk.source for chunk in recordings[place].chunks} for place in fresh],
+        group_similar([texts[place] for place in fresh], SIMILAR_QUESTIONS),
+        config.generate.heldout_share, [texts[place] for place in fresh],
+    ) if fresh else []
+    return [
+        plan_recording(config, recordings[place], masked[place], questions[place], side) for place, side in zip(fresh, sides)
+    ]
+
+
+def plan_recording(config: Config, recording: Recording, masked: Recording, question: Question, side: Side) -> PlannedRow:
+    """The row of a recorded prompt: nobody knows whether its sources answer it. Spans keep the true names of the sources."""
+    known = {span.chunk_id: span.source for span in recording.spans}
+    spans = tuple(span.model_copy(update={"source": known[span.chunk_id]}) for span in masked.spans)
+    chunks = [replace(chunk, source=known[chunk.chunk_id]) for chunk in masked.chunks]
+    return assemble_row(config, question, side, "recording", chunks, (), None, RenderedPrompt(masked.prompt, spans))
+
+
+# -----------------------------------------------------------------------------
+# Any row
+
+
+def find_fresh(
+    section: ChecksSection, questions: Sequence[Question], texts: Sequence[str], rejections: Rejections
+) -> list[int]:
+    """The places of the questions that repeat no earlier one, told by `texts`; the others go to `rejections`."""
+    earlier = find_near_duplicates(texts, section.near_duplicate)
+    for question, number in zip(questions, earlier):
+        if number >= 0:
+            first = questions[number]
+            rejections.add(
+                REPEATED_QUESTION, f"line {question.line} repeats line {first.line}: {first.text}",
+                question=question.text, category=question.category,
+            )
+    return [place for place, number in enumerate(earlier) if number < 0]
+
+
+def make_row(
+    config: Config, question: Question, side: Side, origin: Origin, chunks: Sequence[Chunk], golden: tuple[str, ...],
+    answerable: bool | None, names: Mapping[str, str], made_from: str = "",
+) -> PlannedRow:
+    """A row whose prompt is rendered here; see render_masked for `names`. `made_from` is what else determines its answer."""
+    prompt = render_masked(config.prompt, question.text, chunks, names)
+    return assemble_row(config, question, side, origin, chunks, golden, answerable, prompt, made_from)
+
+
+def assemble_row(
+    config: Config, question: Question, side: Side, origin: Origin, chunks: Sequence[Chunk], golden: tuple[str, ...],
+    answerable: bool | None, prompt: RenderedPrompt, made_from: str = "",
+) -> PlannedRow:
+    """A row with its prompt."""
+    teacher = config.generate.teacher
+    messages = to_answer_messages(config.prompt.system, teacher.instructions, prompt.instruction, teacher.reasoning)
+    row_id = make_id(config, prompt.instruction, origin, answerable, made_from)
+    return PlannedRow(row_id, question, side, origin, tuple(chunks), golden, answerable, prompt, messages)
+
+
+def render_masked(prompt: PromptSection, question: str, chunks: Sequence[Chunk], names: Mapping[str, str]) -> RenderedPrompt:
+    """The prompt with its sources under the names in `names`; the spans keep the true ones, which the split needs."""
+    shown = [replace(chunk, source=names.get(chunk.source, chunk.source)) for chunk in chunks]
+    rendered = render_prompt(prompt, question, shown)
+    spans = (span.model_copy(update={"source": chunk.source}) for span, chunk in zip(rendered.context, chunks))
+    return RenderedPrompt(rendered.instruction, tuple(spans))
+
+
+def order_chunks(config: Config, seed: str, chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
+    """The chunks as the student sees them: in an order that hangs on `seed`, or best first."""
+    return shuffle(seed, chunks) if config.generate.context.shuffle else tuple(chunks)
+
+
+def make_id(config: Config, instruction: str, origin: Origin, answerable: bool | None, made_from: str = "") -> str:
+    """16 hex digits over everything that determines the row."""
     teacher = config.generate.teacher
     parts: list[Any] = [
-        config.prompt.system, teacher.instructions, instruction, teacher.provider, teacher.model, teacher.temperature,
-        teacher.max_tokens,
+        config.prompt.system, teacher.instructions, instruction, origin, answerable, made_from, teacher.provider, teacher.model,
+        teacher.temperature, teacher.max_tokens, teacher.two_pass, teacher.reasoning,
     ]
     if teacher.provider == "extractive":
         embedder = Path(config.generate.embedder.model).name
@@ -71,15 +285,7 @@ def make_id(config: Config, instruction: str) -> str:
     return sha256_text(json.dumps(parts))[:ID_DIGITS]
 
 
-def find_fault(prompt: PromptSection, row: PlannedRow, text: str) -> str:
-    """Why a teacher's answer cannot be learnt from, or "": it cites a source that the student does not see."""
-    wrong = sorted({number for number in find_citations(prompt, text) if not 1 <= number <= len(row.chunks)})
-    return f"cites source {', '.join(map(str, wrong))} of {len(row.chunks)}" if wrong else ""
-
-
-def describe_request(row: PlannedRow) -> dict[str, Any]:
-    """What would be sent for a row, for reading."""
-    return {
-        "id": row.id, "category": row.question.category, "question": row.question.text, "side": row.side,
-        "num_chunks": len(row.chunks), "messages": row.messages,
-    }
+def describe_request(request: Request) -> dict[str, Any]:
+    """What would be sent, for reading."""
+    described = {"row_ids": list(request.row_ids), "purpose": request.purpose, "max_tokens": request.max_tokens}
+    return {**described, "messages": request.messages, **({"schema": request.schema} if request.schema else {})}

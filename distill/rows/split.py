@@ -1,7 +1,9 @@
 """Which documents, and so which questions, are held out of training: no document is on both sides.
 
-Held out are the documents with the smallest hashes of their paths: whatever the questions are, the same documents give the
-same split. How many are held out follows their number, so that adding or deleting documents can move others across the cut.
+With an index, held out are the documents with the smallest hashes of their paths: whatever the questions are, the same
+documents give the same split. How many are held out follows their number, so that adding or deleting documents can move others
+across the cut. Rows whose sources are fixed already, such as recorded prompts, are split by what they have in common: rows that
+share a source, directly or through others, stay together. Questions that are nearly the same stay together in both cases.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import numpy as np
 from distill.errors import PipelineError
 from distill.files import sha256_text
 from distill.index.hybridrag import Index
-from distill.index.search import search
 from distill.records import Chunk, TrainingExample
 from distill.rows.curated import Curated
+from distill.rows.duplicates import Groups
 
 Side = Literal["train", "heldout"]
 SIDES: tuple[Side, Side] = ("train", "heldout")
@@ -42,17 +44,13 @@ class Split:
         return "heldout" if int(hash_source(text), 16) < self.share * 16**HASH_DIGITS else "train"
 
 
-@dataclass(frozen=True)
-class Retrieved:
-    """What was found for one question among the documents of its side, best first."""
-
-    side: Side
-    chunks: tuple[Chunk, ...]
-
-
 def hash_source(text: str) -> str:
     """Hex digits that spread texts evenly."""
     return sha256_text(text)[:HASH_DIGITS]
+
+
+# -----------------------------------------------------------------------------
+# With an index: documents first, questions by what they find
 
 
 def split_sources(sources: Iterable[str], share: float) -> Split:
@@ -70,6 +68,100 @@ def split_sources(sources: Iterable[str], share: float) -> Split:
             f"{share:g}: add documents or lower the share"
         )
     return Split(hashes[count - 1], share)
+
+
+def make_masks(index: Index, split: Split, top_k: int) -> list[np.ndarray]:
+    """For each of SIDES, which live chunks are its own: bool [n]. Raises PipelineError for a side with fewer than top_k."""
+    heldout_sources = np.array([split.side_of_source(source) == "heldout" for source in index.sources])
+    heldout = heldout_sources[index.source_numbers]
+    masks = [~heldout, heldout]
+    for side, mask in zip(SIDES, masks):
+        if mask.sum() < top_k:
+            raise PipelineError(
+                f"the {side} side has {mask.sum()} chunks of {len(index)}, fewer than generate.top_k {top_k}: "
+                f"change generate.heldout_share, lower top_k or index more documents"
+            )
+    return masks
+
+
+def choose_sides(best: np.ndarray, groups: Sequence[int]) -> list[Side]:
+    """The side of each question: float [q, 2], its best cosine on each of SIDES, and its near-duplicate group's number.
+
+    All questions of a group go where the highest cosine of any of them is; at a tie into training.
+    """
+    highest: dict[int, np.ndarray] = {}
+    for cosines, group in zip(best, groups):
+        highest[group] = np.maximum(highest.get(group, cosines), cosines)
+    return [SIDES[int(highest[group][1] > highest[group][0])] for group in groups]
+
+
+# -----------------------------------------------------------------------------
+# Without an index: rows whose sources are fixed
+
+
+def split_groups(
+    sources: Sequence[Collection[str]], groups: Sequence[int], share: float, keys: Sequence[str] | None = None
+) -> list[Side]:
+    """The side of each row, given its sources and its near-duplicate group; `keys` name the rows that have no sources.
+
+    Rows linked by a source or a group, directly or through others, are one component. Whole components are held out in the
+    order of the smallest hash among their sources (without sources: keys), until `share` of the rows is reached. Nothing hangs
+    on the order of the rows. Raises PipelineError where no choice of components holds out between half and twice the share (and
+    no more than half of the rows, unless the share is more).
+    """
+    components = find_components(sources, groups)
+    names = keys if keys is not None else [f"group {group}" for group in groups]
+    ordered = sorted(components, key=lambda rows: hash_component(rows, sources, names))
+    heldout = choose_heldout([len(rows) for rows in ordered], share)
+    sides: list[Side] = ["train"] * len(sources)
+    for place in heldout:
+        for row in ordered[place]:
+            sides[row] = "heldout"
+    return sides
+
+
+def find_components(sources: Sequence[Collection[str]], groups: Sequence[int]) -> list[list[int]]:
+    """The rows' numbers by component."""
+    joined = Groups(len(sources))
+    first: dict[tuple[str, str | int], int] = {}
+    for row, (named, group) in enumerate(zip(sources, groups)):
+        for link in [("group", group), *(("source", source) for source in named)]:
+            joined.join(first.setdefault(link, row), row)
+    components: dict[int, list[int]] = {}
+    for row in range(len(sources)):
+        components.setdefault(joined.find(row), []).append(row)
+    return list(components.values())
+
+
+def hash_component(rows: Iterable[int], sources: Sequence[Collection[str]], names: Sequence[str]) -> tuple[str, str]:
+    """What a component is ordered by: its smallest hashes of a source and of a row's name."""
+    rows = list(rows)
+    smallest = min(hash_source(name) for row in rows for name in (sources[row] or [names[row]]))
+    return smallest, min(hash_source(names[row]) for row in rows)
+
+
+def choose_heldout(sizes: Sequence[int], share: float) -> list[int]:
+    """The places of the components, in this order, that are held out. Raises PipelineError where no choice will do.
+
+    Taken in order are those that keep the sum within bounds, until the share is reached. Where that ends below half of it,
+    only components larger than that are left, and one of them alone may do: so a choice is found if there is one.
+    """
+    rows, chosen = sum(sizes), []
+    fewest, most = max(1.0, share * rows / 2), min(max(1.0, min(2 * share, max(share, 0.5)) * rows), rows - 1)
+    held = 0
+    for place, size in enumerate(sizes):
+        if held < max(1.0, share * rows) and held + size <= most:
+            chosen.append(place)
+            held += size
+    if held < fewest:
+        chosen = [place for place, size in enumerate(sizes) if fewest <= size <= most][:1]
+    if not chosen:
+        raise PipelineError(
+            f"the {rows} rows cannot be split at generate.heldout_share {share:g}: they fall into {len(sizes)} group(s) that "
+            f"share no document, the largest of them {max(sizes, default=0) / max(rows, 1):.0%} of all: record questions about "
+            "other documents, or change the share"
+        )
+    return chosen
 
 
 # -----------------------------------------------------------------------------
@@ -104,39 +196,14 @@ def place_curated(split: Split, curated: Curated, sources: Iterable[str]) -> Sid
 
 
 # -----------------------------------------------------------------------------
-# Retrieval
+# Any rows
 
 
-def make_masks(index: Index, split: Split, top_k: int) -> list[np.ndarray]:
-    """For each of SIDES, which live chunks are its own: bool [n]. Raises PipelineError for a side with fewer than top_k."""
-    heldout_sources = np.array([split.side_of_source(source) == "heldout" for source in index.sources])
-    heldout = heldout_sources[index.source_numbers]
-    masks = [~heldout, heldout]
-    for side, mask in zip(SIDES, masks):
-        if mask.sum() < top_k:
-            raise PipelineError(
-                f"the {side} side has {mask.sum()} chunks of {len(index)}, fewer than generate.top_k {top_k}: "
-                f"change generate.heldout_share, lower top_k or index more documents"
-            )
-    return masks
-
-
-def retrieve(index: Index, split: Split, vectors: np.ndarray, top_k: int, min_score: float) -> list[Retrieved]:
-    """For each question's vector, float32 [q, dim]: the side of its best chunk, and that side's top_k chunks from min_score up.
-
-    Raises PipelineError for a side that is too small.
-    """
-    found = search(index.vectors, index.rows, vectors, top_k, make_masks(index, split, top_k))
-    sides = [int(heldout > train) for train, heldout in zip(*(hits.scores[:, 0] for hits in found))]
-    hits = [
-        [pair for pair in zip(found[side].positions[question], found[side].scores[question]) if pair[1] >= min_score]
-        for question, side in enumerate(sides)
-    ]
-    return [Retrieved(SIDES[side], chunks) for side, chunks in zip(sides, load_all(index, hits))]
-
-
-def load_all(index: Index, hits: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[Chunk, ...]]:
-    """The chunks of all questions, read with one connection."""
-    flat = [hit for pairs in hits for hit in pairs]
-    chunks = iter(index.load_chunks([position for position, _ in flat], [score for _, score in flat]))
-    return [tuple(next(chunks) for _ in pairs) for pairs in hits]
+def require_disjoint(rows: Rows) -> None:
+    """The proof of the split, on the rows themselves. Raises PipelineError for a document that both sides show."""
+    trained, heldout = ({span.source: row for row in rows[side] for span in row.context} for side in SIDES)
+    for source in sorted(trained.keys() & heldout.keys()):
+        raise PipelineError(
+            f"{source} stands behind training row {trained[source].id} and held-out row {heldout[source].id}: leave one of "
+            "them out of generate.curated_files or generate.recordings_file"
+        )

@@ -1,244 +1,301 @@
 """The teacher: a chat model behind any OpenAI-compatible address, through the openai package.
 
-Repeats what is worth repeating, and nothing else does: the openai package's own retries are off. A row's failure is an
-Outcome; what no repetition can mend for any row (a wrong key, no credit, no such model) is a PipelineError and stops the run.
+Repeats what is worth repeating, and nothing else does: the openai package's own retries are off. A reply is in the ledger
+and in the journal, on disk, before it is handed out. What a row cannot get is a RowError; what no repetition can mend for
+any row (a wrong key, no credit, no such model, the budget) is a PipelineError and stops the run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import random
+import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
 
 import openai
 import tenacity
+from openai.types.chat import ChatCompletion
 
-from distill.config import TeacherSection
+from distill.config import Config, TeacherSection
 from distill.errors import PipelineError
-from distill.network import host_of, is_loopback, require_allowed
-from distill.prompts import Message
-from distill.teacher.keys import SET_KEY, require_https
+from distill.network import host_of, require_allowed
+from distill.teacher.audit import Audit, name_rows
+from distill.teacher.budget import Budget
+from distill.teacher.journal import Journal
+from distill.teacher.keys import require_https
+from distill.teacher.ledger import Ledger, Outcome
+from distill.teacher.logs import tell_time
+from distill.teacher.pace import Crew, Pace
+from distill.teacher.prices import (
+    Prices,
+    find_prices,
+    guess_prompt_tokens,
+    most_cost,
+    most_prompt_tokens,
+    require_prices,
+)
+from distill.teacher.requests import Ask, Reply, Request, RowError, identify
+from distill.teacher.verdicts import Judge, RepeatableError, Verdict
+from distill.teacher.wire import make_body, make_client
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
-LONGEST_RETRY_AFTER_SECONDS = 300.0
-REPEATABLE = (408, 409, 429)
 WINDOW_ROWS = 50
-MESSAGE_CHARACTERS = 200
+# A server that turns a quarter of the calls away is at its limit, and then all wait; a rare refusal holds its own row alone.
+WINDOW_CALLS, MANY_REFUSALS = 20, 5
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 
-
-@dataclass(frozen=True)
-class Request:
-    """What the teacher is asked for one row."""
-
-    id: str
-    messages: list[Message]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The teacher's answer, or why there is none."""
-
-    text: str = ""
-    failure: str = ""
-
-
-class RowError(Exception):
-    """This row has no answer, and asking again would not change that."""
-
-
-class RepeatableError(Exception):
-    """This call failed, and the next may not. `retry_after` is in seconds, None when the server named no time."""
-
-    def __init__(self, reason: str, retry_after: float | None = None, silent: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after, self.silent = retry_after, silent
+Job = Callable[[Ask], Awaitable[None]]
 
 
 # -----------------------------------------------------------------------------
-# All rows
+# All jobs
 
 
-def ask_all(section: TeacherSection, key: str, requests: Sequence[Request], report: Callable[[Request, Outcome], None]) -> None:
-    """Ask every request, `concurrency` at a time; `report` gets each outcome the moment it is there.
+def run_jobs(
+    config: Config, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
+    note: Callable[[str], None] = lambda spending: None,
+) -> None:
+    """Run every job, with enough at work to keep generate.teacher.concurrency calls in flight.
 
-    Raises PipelineError as soon as going on makes no sense; what was reported until then stays.
+    A job may ask several times, and handles RowError itself. `prices` are those of the preflight; None: config's, or 0 on
+    this machine. `note` hears what was spent after each reply. Raises PipelineError as soon as going on makes no sense;
+    calls in flight are waited for then, since they are paid.
     """
-    asyncio.run(work_through(Teacher(section, key), section.concurrency, requests, report))
+    asyncio.run(work_through(config, key, jobs, journal, ledger, prices, note))
 
 
 async def work_through(
-    teacher: Teacher, concurrency: int, requests: Sequence[Request], report: Callable[[Request, Outcome], None]
+    config: Config, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
+    note: Callable[[str], None],
 ) -> None:
-    """Workers that share one iterator; the first error that stops a worker stops them all."""
-    queue = iter(requests)
-
-    async def work() -> None:
-        for request in queue:
-            report(request, await teacher.ask(request.messages))
-            teacher.require_hope()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(requests))):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        await teacher.close()
-
-
-class Pace:
-    """Keeps call starts apart, so that a minute holds no more than the allowed number, and holds all when told to slow down."""
-
-    def __init__(self, requests_per_minute: int) -> None:
-        self._interval, self._next = 60 / requests_per_minute, 0.0
-
-    async def wait(self) -> None:
-        """Return when the next call may start."""
-        start = max(time.monotonic(), self._next)
-        self._next = start + self._interval
-        await asyncio.sleep(start - time.monotonic())
-
-    def hold(self, seconds: float) -> None:
-        """No call starts within the next `seconds`."""
-        self._next = max(self._next, time.monotonic() + seconds)
+    """The first error that stops a job stops them all."""
+    section = config.generate.teacher
+    prices = prices or find_prices(section)
+    with Audit(config.training_dir, section.model) as audit:
+        teacher = Teacher(section, key, journal, ledger, audit, prices, note)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    await teacher.crew.enter()
+                    group.create_task(teacher.serve(job))
+        except BaseExceptionGroup as errors:
+            await teacher.drain()
+            raise errors.exceptions[0] from None
+        finally:
+            await teacher.close()
 
 
 # -----------------------------------------------------------------------------
-# One row
+# One request
 
 
 class Teacher:
-    """Asks for one row at a time, repeating failed calls with growing pauses; counts how rows end."""
+    """Answers requests: from the journal, or by a call, repeating failed calls with growing pauses."""
 
-    def __init__(self, section: TeacherSection, key: str) -> None:
+    def __init__(
+        self, section: TeacherSection, key: str, journal: Journal, ledger: Ledger, audit: Audit, prices: Prices | None = None,
+        note: Callable[[str], None] = lambda spending: None,
+    ) -> None:
         require_allowed(section.base_url)
         require_https(section.base_url)
-        self._section, self._key, self._pace = section, key, Pace(section.requests_per_minute)
-        self._client = make_client(section, key)
+        require_prices(section, prices)
+        self._section, self._journal, self._ledger, self._prices, self._note = section, journal, ledger, prices, note
+        self._client = make_client(section, key, audit)
+        self._judge = Judge(section, key, prices)
+        self._budget = Budget(section.budget_usd, prices, ledger.measure(prices))
+        self._pace = Pace(section.requests_per_minute, section.tokens_per_minute, ramp=section.concurrency)
+        self._slots = asyncio.Semaphore(section.concurrency)
+        self.crew = Crew(section.concurrency)
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._exchanges: set[asyncio.Task[Reply]] = set()
         self._failed: deque[bool] = deque(maxlen=WINDOW_ROWS)
+        self._refused: deque[bool] = deque(maxlen=WINDOW_CALLS)
         self._answered_once = False
 
+    async def serve(self, job: Job) -> None:
+        """Run one job. Raises PipelineError when the calls give no hope."""
+        try:
+            await job(self.ask)
+            self.require_hope()
+        finally:
+            await self.crew.leave()
+
+    async def drain(self) -> None:
+        """Wait for the calls in flight: they are paid, so their replies are kept."""
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
+
     async def close(self) -> None:
-        """Close the connections."""
+        """Give up the calls in flight, which the ledger then holds as possibly paid, and close the connections."""
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await self.drain()
         await self._client.close()
 
-    async def ask(self, messages: list[Message]) -> Outcome:
-        """The outcome after at most max_attempts calls. Raises PipelineError where no row can succeed."""
+    def describe_spending(self) -> str:
+        """A few words for a progress bar, such as "$0.12 of $5.00, 41 requests"."""
+        return self._budget.describe()
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply on disk, or that of at most max_attempts calls. Raises RowError; PipelineError where no row can succeed."""
+        identity = identify(self._section, request)
+        async with self._asking[identity]:
+            known = self._journal.get(request)
+            if known and not find_fault(request, known):
+                return known
+            return await self._ask_anew(request, identity)
+
+    async def _ask_anew(self, request: Request, identity: str) -> Reply:
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._section.max_attempts), wait=choose_wait, reraise=True,
-            retry=tenacity.retry_if_exception_type(RepeatableError),
+            retry=tenacity.retry_if_exception_type(RepeatableError), sleep=self.crew.pause,
         )
         try:
-            outcome = Outcome(text=await retrying(self._call, messages))
-            self._answered_once = True
-        except RowError as error:
-            self._answered_once = True
-            outcome = Outcome(failure=str(error))
+            reply = await retrying(self._attempt, request, identity)
+        except RowError:
+            self._failed.append(True)
+            raise
         except RepeatableError as error:
-            if error.silent and not self._answered_once:
-                raise PipelineError(
-                    f"the teacher at {self._section.base_url} cannot be reached ({error}): is it running, is the address right?"
-                ) from None
-            outcome = Outcome(failure=f"{error} ({self._section.max_attempts} attempts)")
-        self._failed.append(bool(outcome.failure))
-        return outcome
+            self._failed.append(True)
+            raise self._give_up(error) from None
+        self._failed.append(False)
+        return reply
+
+    def _give_up(self, error: RepeatableError) -> Exception:
+        """After the last attempt. A server that never said a word is not there."""
+        if error.silent and not self._answered_once:
+            return PipelineError(
+                f"the teacher at {self._section.base_url} cannot be reached ({error}): is it running, is the address right?"
+            )
+        return RowError(f"{error} ({self._section.max_attempts} attempts)")
 
     def require_hope(self) -> None:
-        """Raises PipelineError when more than half of the last 50 rows failed."""
+        """Raises PipelineError when more than half of the last 50 requests failed."""
         failed = sum(self._failed)
         if failed > WINDOW_ROWS // 2:
             raise PipelineError(
                 f"{failed} of the last {len(self._failed)} calls to the teacher failed, so the run stops: "
-                f"read the reasons in training_data/failures.jsonl, then run again; answers are kept"
+                f"read the reasons in training_data/failures.jsonl, then run again; every reply is kept"
             )
 
-    async def _call(self, messages: list[Message]) -> str:
-        """One HTTP call. Raises RowError, RepeatableError or PipelineError."""
+    # -------------------------------------------------------------------------
+    # One call
+
+    async def _attempt(self, request: Request, identity: str) -> Reply:
+        """Wait for a slot, the pace and the budget, then call. Raises RowError, RepeatableError or PipelineError."""
+        most = most_cost(self._prices, request)
+        await self._slots.acquire()
+        try:
+            await self._pace.wait(guess_prompt_tokens(request) + request.max_tokens)
+            await self._budget.reserve(most or 0.0)
+        except BaseException:
+            self._slots.release()
+            raise
+        # A task of its own: when another job stops the run, this call is already paid and ends in its own time.
+        exchange = asyncio.create_task(self._exchange(request, identity, most))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanges.discard)
+        return await asyncio.shield(exchange)
+
+    async def _exchange(self, request: Request, identity: str, most: float | None) -> Reply:
+        """One call: its intent on disk, the call, its reply and outcome on disk. Raises as `_attempt`; gives the slot back."""
+        call, started = secrets.token_hex(8), time.monotonic()
+        verdict = self._judge.judge_silence("given up", sent=True)
+        try:
+            await asyncio.to_thread(self._open, call, request, identity, most)
+            verdict = await self._send(request)
+        finally:
+            self._slots.release()  # before the disk's turn: the next call may go out meanwhile
+            reply, error = conclude(request, verdict)
+            await asyncio.to_thread(self._write, call, request, identity, verdict.outcome, reply, time.monotonic() - started)
+            await self._learn(request, verdict, most)
+        if error:
+            raise error
+        return reply
+
+    def _open(self, call: str, request: Request, identity: str, most: float | None) -> None:
+        """The call's intent; on disk when this returns."""
         section = self._section
-        await self._pace.wait()
+        self._ledger.open(
+            call, identity, request.purpose, section.model, host_of(section.base_url), most_prompt_tokens(request),
+            request.max_tokens, most,
+        )
+
+    def _write(
+        self, call: str, request: Request, identity: str, outcome: Outcome, reply: Reply | None, seconds: float
+    ) -> None:
+        """The reply, then the call's outcome; on disk when this returns. A kill between them makes the call possibly paid."""
+        if reply:
+            self._journal.add(request, reply)
+        self._ledger.settle(call, identity, outcome, seconds)
+
+    async def _learn(self, request: Request, verdict: Verdict, most: float | None) -> None:
+        """Everything else that a finished call changes: budget, pace, hope."""
+        outcome = verdict.outcome
+        await self._budget.settle(most or 0.0, outcome)
+        if outcome.prompt_tokens is not None:
+            counted = outcome.prompt_tokens + (outcome.answer_tokens or 0)
+            self._pace.correct(guess_prompt_tokens(request) + request.max_tokens, counted)
+        self._heed(verdict.error)
+        self._note(self.describe_spending())
+
+    def _heed(self, error: Exception | None) -> None:
+        """Learn from how a call ended: whether there is a server at all, and whether it asks everybody to slow down."""
+        repeatable = isinstance(error, RepeatableError)
+        self._answered_once |= not (repeatable and error.silent)
+        asked = error.retry_after if repeatable else None
+        self._refused.append(asked is not None)
+        if asked is not None and sum(self._refused) >= MANY_REFUSALS:
+            self._pace.hold(asked)
+
+    async def _send(self, request: Request) -> Verdict:
+        """One HTTP call."""
+        section, judge = self._section, self._judge
         try:
             # The openai package's timeout starts anew with every byte, and some servers send blanks while they think.
-            async with asyncio.timeout(section.timeout_seconds):
-                completion = await self._client.chat.completions.create(
-                    model=section.model, messages=messages, temperature=section.temperature, max_tokens=section.max_tokens
-                )
-        except (TimeoutError, openai.APITimeoutError):
-            raise RepeatableError(f"no answer within {section.timeout_seconds:g} s") from None
+            with name_rows(request.row_ids):
+                async with asyncio.timeout(section.timeout_seconds):
+                    completion = await self._client.post(
+                        "/chat/completions", cast_to=ChatCompletion, body=make_body(section, request, self._prices)
+                    )
+        except TimeoutError:
+            return judge.judge_silence(f"no answer within {section.timeout_seconds:g} s", sent=True, silent=False)
         except openai.APIConnectionError as error:
-            raise RepeatableError(f"connection failed: {self._clean(error.__cause__ or error)}", silent=True) from None
+            return self._judge_connection(error)
         except openai.APIStatusError as error:
-            raise self._judge(error.status_code, error.body, read_retry_after(error.response.headers)) from None
+            return judge.judge_status(error.status_code, error.body, error.response.headers, bool(request.schema))
         except (openai.APIError, ValueError) as error:
-            raise RepeatableError(f"an answer that is not a completion: {self._clean(error)}") from None
-        try:
-            return self._read(completion)
-        except (AttributeError, TypeError, LookupError):
-            raise RepeatableError("an answer that is not a completion") from None
+            return judge.judge_nonsense(error)
+        return judge.judge_completion(completion, request.max_tokens)
 
-    def _read(self, completion: Any) -> str:
-        """The answer's text. Raises as `_call`: status 200 may hold an error, no choices, or half an answer."""
-        choice = completion.choices[0] if completion.choices else None
-        problem = (completion.model_extra or {}).get("error") or (choice and (choice.model_extra or {}).get("error"))
-        if problem:
-            code = problem.get("code") if isinstance(problem, dict) else None
-            raise self._judge(code if isinstance(code, int) else 500, problem, None)
-        if choice is None:
-            raise RepeatableError("an answer without choices")
-        if choice.finish_reason == "length":
-            raise RowError(f"cut off at max_tokens {self._section.max_tokens}: raise generate.teacher.max_tokens")
-        if choice.finish_reason in ("content_filter", "tool_calls"):
-            raise RowError(f"stopped by the teacher: {choice.finish_reason}")
-        text = mend_text(choice.message.content or "").strip() if choice.message else ""
-        if not text or choice.finish_reason == "error":
-            raise RepeatableError("an empty answer" if not text else "an answer that broke off")
-        return text
-
-    def _judge(self, status: int, body: Any, retry_after: float | None) -> Exception:
-        """What an HTTP status means for the row or the run."""
-        section, host = self._section, host_of(self._section.base_url)
-        reason = self._clean(body.get("message") or body if isinstance(body, dict) else body or "no reason given")
-        if status == 401:
-            return PipelineError(f"{host} refuses the key (401): set {section.api_key_env}, or run  {SET_KEY}")
-        if status == 402:
-            return PipelineError(f"{host} wants payment (402): top up the account, then run again; answers are kept")
-        if status == 404:
-            return PipelineError(
-                f"{section.base_url} has no model {section.model} or no chat there (404: {reason}): "
-                f"mend generate.teacher.model or base_url"
-            )
-        if status not in REPEATABLE and status < 500:
-            return RowError(f"refused with {status}: {reason}")
-        if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_SECONDS:
-            return PipelineError(f"{host} asks to wait {retry_after:.0f} s ({status}): run again then; answers are kept")
-        self._pace.hold(retry_after or 0)
-        return RepeatableError(f"status {status}: {reason}", retry_after)
-
-    def _clean(self, problem: Any) -> str:
-        """A server's words as one short line. Servers repeat headers in their errors, so the key is taken out."""
-        text = " ".join(mend_text(str(problem)).split())
-        return (text.replace(self._key, "[key]") if self._key else text)[:MESSAGE_CHARACTERS]
+    def _judge_connection(self, error: openai.APIConnectionError) -> Verdict:
+        """A connection that was not made, or broke; the cause tells which. Raises OSError where our own disk is the cause."""
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):  # httpx has its own errors for the network: this is the audit log's
+            raise cause
+        sent = type(cause).__name__ not in NEVER_SENT
+        if isinstance(error, openai.APITimeoutError) and sent:
+            return self._judge.judge_silence(f"no answer within {self._section.timeout_seconds:g} s", sent=True, silent=False)
+        return self._judge.judge_silence(f"connection failed: {cause or type(cause).__name__}", sent)
 
 
-def mend_text(text: str) -> str:
-    """A text that can be written as UTF-8: a lone surrogate, half of an emoji cut in two, becomes "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def make_client(section: TeacherSection, key: str) -> openai.AsyncOpenAI:
-    """No retries, no redirects (they could leave this machine), no proxy for this machine, no OPENAI_* identity headers."""
-    return openai.AsyncOpenAI(
-        api_key=key or "none", base_url=section.base_url, max_retries=0, timeout=section.timeout_seconds,
-        default_headers={"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()},  # type: ignore[dict-item]
-        http_client=openai.DefaultAsyncHttpxClient(
-            trust_env=not is_loopback(section.base_url), follow_redirects=False, timeout=section.timeout_seconds
-        ),
+def conclude(request: Request, verdict: Verdict) -> tuple[Reply | None, Exception | None]:
+    """The reply of a call, or the error that stands for it; a reply that is not what was asked for is worth another call."""
+    if verdict.error:
+        return None, verdict.error
+    outcome = verdict.outcome
+    reply = Reply(
+        verdict.text, verdict.finish_reason, verdict.model, outcome.prompt_tokens or 0, outcome.answer_tokens or 0,
+        outcome.cost_usd, tell_time(),
     )
+    fault = find_fault(request, reply)
+    return (None, RepeatableError(f"a reply that is not as asked: {fault}")) if fault else (reply, None)
+
+
+def find_fault(request: Request, reply: Reply) -> str | None:
+    """What the request's own check finds; a reply that was cut off is for the caller to judge."""
+    return request.check(reply.text) if request.check and reply.finish_reason == "stop" else None
 
 
 # -----------------------------------------------------------------------------
@@ -252,16 +309,3 @@ def choose_wait(state: tenacity.RetryCallState) -> float:
         return error.retry_after + random.uniform(0, 0.25)
     wait = min(FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1), LONGEST_WAIT_SECONDS)
     return wait * random.uniform(0.5, 1.5)
-
-
-def read_retry_after(headers: Any) -> float | None:
-    """Seconds from a Retry-After header, a number or a date; None when it is absent or unreadable."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None

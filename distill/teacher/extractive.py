@@ -171,8 +171,9 @@ def score(vectors: np.ndarray, places: dict[str, int], question: str, candidates
 
 
 def answer(prompt: PromptSection, section: TeacherSection, candidates: Sequence[Candidate], scores: Sequence[float]) -> str:
-    """The best sentences in the order of the sources, each with its citation."""
+    """The best sentences in the order of the sources, each with its citation where the prompt asks for one."""
     good = [pair for pair in zip(scores, candidates) if pair[0] >= section.min_sentence_score]
     best = sorted(good, key=lambda pair: (-pair[0], pair[1].number, pair[1].place))[: section.sentences]
     chosen = sorted((candidate for _, candidate in best), key=lambda candidate: (candidate.number, candidate.place))
-    return " ".join(f"{each.text} {render_citation(prompt, each.number)}" for each in chosen) or prompt.refusal
+    parts = [part for each in chosen for part in (each.text, render_citation(prompt, each.number))]
+    return " ".join(part for part in parts if part) or prompt.refusal

@@ -12,22 +12,42 @@ from distill.errors import PipelineError
 from distill.network import host_of, is_loopback
 
 SET_KEY = "python generate_training_data.py --set-key"
+HYBRIDRAG_SERVICE, HYBRIDRAG_NAME = "hybridrag", "azure_api_key"  # where HybridRAG3 keeps its own key
 
 
 def find_key(section: TeacherSection) -> str:
     """The key for the teacher's host, or "" for a server on this machine without one.
 
     A key in the keyring is filed under its host, so that a changed base_url never sends it elsewhere; one in the environment
-    goes to whatever host base_url names. Raises PipelineError when another host is named and there is no key.
+    goes to whatever host base_url names, and so does HybridRAG3's own, with use_hybridrag_key alone and where there is no
+    other. Raises PipelineError when another host is named and there is no key.
     """
+    return locate_key(section)[0]
+
+
+def describe_key(section: TeacherSection) -> str:
+    """One console line: which key is used, and not a character of it. Raises as `find_key`."""
+    key, place = locate_key(section)
     host = host_of(section.base_url)
-    key = check_key(os.environ.get(section.api_key_env, ""), f"the environment variable {section.api_key_env}")
-    if key or is_loopback(section.base_url):
-        return key
-    key = check_key(read_keyring(section, host), f"the keyring's entry for {host}")
-    if not key:
-        raise PipelineError(f"no key for {host}: set the environment variable {section.api_key_env}, or run  {SET_KEY}")
-    return key
+    return f"[OK] the key for {host} is from {place}" if key else f"[OK] {host} is this machine: no key is sent"
+
+
+def locate_key(section: TeacherSection) -> tuple[str, str]:
+    """The key and where it was found, in words; ("", "") where none is needed."""
+    host = host_of(section.base_url)
+    place = f"the environment variable {section.api_key_env}"
+    key = check_key(os.environ.get(section.api_key_env, ""), place)
+    if key:
+        return key, place
+    if is_loopback(section.base_url):
+        return "", ""
+    entries = [(section.keyring_service, host, f"the keyring's entry for {host}")]
+    if section.use_hybridrag_key:
+        entries.append((HYBRIDRAG_SERVICE, HYBRIDRAG_NAME, "HybridRAG3's entry in the keyring (teacher.use_hybridrag_key)"))
+    for service, name, place in entries:
+        if key := check_key(read_keyring(section, service, name), place):
+            return key, place
+    raise PipelineError(f"no key for {host}: set the environment variable {section.api_key_env}, or run  {SET_KEY}")
 
 
 def require_https(url: str) -> None:
@@ -44,11 +64,12 @@ def check_key(key: str, place: str) -> str:
     return key
 
 
-def read_keyring(section: TeacherSection, host: str) -> str:
-    """The keyring's entry for a host, or "". Raises PipelineError without a usable keyring."""
+def read_keyring(section: TeacherSection, service: str, name: str) -> str:
+    """An entry of the keyring, or "". Raises PipelineError without a usable keyring."""
+    host = host_of(section.base_url)
     keyring = load_keyring(section, host)
     try:
-        return keyring.get_password(section.keyring_service, host) or ""
+        return keyring.get_password(service, name) or ""
     except keyring.errors.KeyringError as error:
         raise explain_keyring(section, host, error) from None
 

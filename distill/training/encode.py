@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import PipelineError
-from distill.prompts import to_messages
+from distill.prompts import join_reasoning, to_messages
 from distill.records import TrainingExample
 
 IGNORE = -100  # the label that PyTorch's cross entropy leaves out
@@ -30,24 +30,34 @@ class EncodedExample:
         return sum(label != IGNORE for label in self.labels)
 
 
-def encode_examples(tokenizer: Any, system: str, examples: Sequence[TrainingExample]) -> list[EncodedExample]:
+def encode_examples(
+    tokenizer: Any, system: str, examples: Sequence[TrainingExample], include_reasoning: bool = False
+) -> list[EncodedExample]:
     """Raises PipelineError naming the row that would be trained otherwise than it is served."""
-    return [encode_example(tokenizer, system, example) for example in examples]
+    return [encode_example(tokenizer, system, example, include_reasoning) for example in examples]
 
 
-def encode_example(tokenizer: Any, system: str, example: TrainingExample) -> EncodedExample:
+def text_to_learn(example: TrainingExample, include_reasoning: bool) -> str:
+    """What the student shall say: the answer, with `include_reasoning` after the teacher's steps where the row has them."""
+    return join_reasoning(example.reasoning if include_reasoning else "", example.output)
+
+
+def encode_example(
+    tokenizer: Any, system: str, example: TrainingExample, include_reasoning: bool = False
+) -> EncodedExample:
     """The prompt exactly as it is rendered for generation, then the answer and the template's end marker."""
+    answer = text_to_learn(example, include_reasoning)
     messages = to_messages(system, example.instruction)
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(
-        [*messages, {"role": "assistant", "content": example.output}], tokenize=False, add_generation_prompt=False
+        [*messages, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
     )
     if not whole.startswith(prompt):
         raise PipelineError(
             f"row {example.id}: the base model's chat template renders the prompt differently before an answer, "
             "so training would not match serving: use another base model"
         )
-    require_plain_answer(tokenizer, example)
+    require_plain_answer(tokenizer, example.id, answer)
     prompt_ids = to_ids(tokenizer, prompt)
     answer_ids = keep_first_end_marker(tokenizer, to_ids(tokenizer, whole[len(prompt) :]))
     return EncodedExample(example.id, prompt_ids + answer_ids, [IGNORE] * len(prompt_ids) + answer_ids)
@@ -63,12 +73,12 @@ def list_special_ids(tokenizer: Any) -> set[int]:
     return set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
 
 
-def require_plain_answer(tokenizer: Any, example: TrainingExample) -> None:
+def require_plain_answer(tokenizer: Any, row_id: str, answer: str) -> None:
     """Raises PipelineError when an answer's text holds a marker such as <|end|>: the student would learn to stop there."""
-    found = [token for token in to_ids(tokenizer, example.output) if token in list_special_ids(tokenizer)]
+    found = [token for token in to_ids(tokenizer, answer) if token in list_special_ids(tokenizer)]
     if found:
         raise PipelineError(
-            f"row {example.id}: the answer holds {tokenizer.decode(found[:1])}, which the base model reads as markup: "
+            f"row {row_id}: the answer holds {tokenizer.decode(found[:1])}, which the base model reads as markup: "
             "write it otherwise, or leave the row out"
         )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ def test_types_sizes_and_report(tiny_phi3: Path, tiny_lora: Path, tmp_path: Path
     assert done.bytes == done.path.stat().st_size
     assert 0 < done.bytes - estimate_bytes(tiny_phi3, "q4_k_m") < 100_000
     assert len(calls) == count_tensors(tiny_phi3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_a_model_is_private_like_the_texts_it_learned(tuned_gguf: dict[str, Path]) -> None:
+    assert {path.stat().st_mode & 0o777 for path in tuned_gguf.values()} == {0o600}
 
 
 def test_the_adapter_reaches_the_file(tiny_phi3: Path, tuned_gguf: dict[str, Path], tmp_path: Path) -> None:

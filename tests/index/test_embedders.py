@@ -1,33 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from demo.build_index import build_index
 from demo.minilm import find_minilm
 from distill.config import EmbedderSection
 from distill.errors import PipelineError
-from distill.index.embedders import embed_questions, make_embedder, require_same_model
-from distill.index.hybridrag import Index, load_index
+from distill.index.embedders import embed_questions, make_embedder
 from tests.servers import OllamaServer, embed_words
-
-NAMES = ("alpha", "beta", "gamma")
-DOCUMENTS = [(f"{name}.md", f"The {name} document tells about {name} and the {name} limit.") for name in NAMES]
 
 
 def section(server: OllamaServer, **changes: str) -> EmbedderSection:
     """An embedder section for a server in a test."""
     return EmbedderSection.model_validate({"base_url": server.base_url, **changes})
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
-    """An index whose vectors are embed_words'."""
-    build_index(tmp_path, DOCUMENTS, embed_words)
-    return load_index(tmp_path)
 
 
 def test_ollama_vectors_are_normalised_and_in_order() -> None:
@@ -56,49 +43,6 @@ def test_vectors_of_different_lengths_are_refused() -> None:
     fault = (200, {"embeddings": [[1.0], [1.0, 2.0]]})
     with OllamaServer(fault=lambda *_: fault) as server, pytest.raises(PipelineError, match="different lengths"):
         make_embedder(section(server)).embed(["a", "b"])
-
-
-def test_the_model_that_made_the_index_passes(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
-    with OllamaServer() as server:
-        require_same_model(index, make_embedder(section(server)), section(server))
-    assert "[WARN]" not in capsys.readouterr().out
-
-
-def test_another_dimension_is_refused(index: Index) -> None:
-    gives = "gives 32 dimensions but the index holds 64"
-    with OllamaServer(embed=lambda texts: embed_words(texts, 32)) as server, pytest.raises(PipelineError, match=gives):
-        require_same_model(index, make_embedder(section(server)), section(server))
-
-
-def test_another_model_of_the_same_dimension_is_refused(index: Index) -> None:
-    def embed_otherwise(texts: Sequence[str]) -> np.ndarray:
-        return embed_words([text[::-1] for text in texts])
-
-    with OllamaServer(embed=embed_otherwise) as server, pytest.raises(PipelineError, match="did not make this index"):
-        require_same_model(index, make_embedder(section(server)), section(server))
-
-
-class PrefixedEmbedder:
-    """A model for which a prefix makes a difference."""
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Bag of words, prefix included."""
-        return embed_words(texts)
-
-
-@pytest.mark.parametrize(("document_prefix", "query_prefix", "warned"), [
-    ("", "search_query: ", True),
-    ("", "", False),
-    ("search_document: ", "", True),
-    ("search_document: ", "search_query: ", False),
-])
-def test_a_prefix_that_the_index_does_not_follow_is_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], document_prefix: str, query_prefix: str, warned: bool
-) -> None:
-    long = [(name, text * 6) for name, text in DOCUMENTS]  # long enough that a prefix changes a vector only a little
-    build_index(tmp_path, long, lambda texts: embed_words([document_prefix + text for text in texts]))
-    require_same_model(load_index(tmp_path), PrefixedEmbedder(), EmbedderSection(query_prefix=query_prefix))
-    assert ("[WARN] generate.embedder.query_prefix" in capsys.readouterr().out) is warned
 
 
 def test_a_local_model_embeds_by_meaning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 from demo.build_index import build_index
+from distill.config import IndexSection
 from distill.errors import PipelineError
-from distill.index.hybridrag import connect_immutable, list_files, load_index, to_uri, warn_of_access_tags
+from distill.index.hybridrag import list_files, load_index, warn_of_access_tags, warn_of_tiers
 from tests.servers import embed_words
 
 DOCUMENTS = [(rf"D:\docs\{name}.md", f"The {name} document tells about {name}.\n\n" * 6) for name in ("alpha", "beta", "gamma")]
@@ -87,47 +87,6 @@ def test_the_files_of_an_index_are_listed_with_a_wal_that_holds_rows(folder: Pat
     assert [path.name for path in list_files(folder)] == names
     (folder / "hybridrag.sqlite3-wal").write_bytes(b"rows")
     assert [path.name for path in list_files(folder)] == [*names, "hybridrag.sqlite3-wal"]
-
-
-def test_rows_that_hybridrag3_writes_meanwhile_are_seen_through_the_wal(folder: Path) -> None:
-    full = len(load_index(folder))
-    with closing(sqlite3.connect(folder / "hybridrag.sqlite3")) as writer:
-        writer.execute("DELETE FROM chunks WHERE embedding_row = 0")
-        writer.commit()
-        assert (folder / "hybridrag.sqlite3-wal").stat().st_size
-        assert len(load_index(folder)) == full - 1
-
-
-def block_shared_memory(folder: Path) -> None:
-    """Make mode=ro fail as in a read-only folder, for root too: SQLite cannot make its -shm file."""
-    for name in ("hybridrag.sqlite3-shm", "hybridrag.sqlite3-wal"):
-        (folder / name).unlink(missing_ok=True)
-    (folder / "hybridrag.sqlite3-shm").mkdir()
-
-
-def test_a_read_only_folder_is_read_as_immutable(folder: Path) -> None:
-    block_shared_memory(folder)
-    assert len(load_index(folder))
-
-
-def test_a_database_with_a_live_wal_is_never_read_as_immutable(folder: Path) -> None:
-    (folder / "hybridrag.sqlite3-wal").write_bytes(b"rows that immutable=1 would miss")
-    with pytest.raises(PipelineError, match="sqlite3-wal that cannot be read here"):
-        connect_immutable(folder / "hybridrag.sqlite3")
-    (folder / "hybridrag.sqlite3-wal").write_bytes(b"")
-    connect_immutable(folder / "hybridrag.sqlite3").close()
-
-
-def test_a_live_wal_counts_even_without_its_shared_memory(folder: Path) -> None:
-    full = len(load_index(folder))
-    with closing(sqlite3.connect(folder / "hybridrag.sqlite3")) as writer:
-        writer.execute("DELETE FROM chunks WHERE embedding_row = 0")
-        writer.commit()
-        copy = folder.with_name("copy")
-        shutil.copytree(folder, copy)
-    (copy / "hybridrag.sqlite3-shm").unlink()
-    (copy / "hybridrag.sqlite3-shm").mkdir()
-    assert len(load_index(copy)) == full - 1
 
 
 def test_reading_leaves_the_database_as_it_was(folder: Path) -> None:
@@ -208,12 +167,135 @@ def test_a_file_that_is_no_database_is_refused(folder: Path) -> None:
 
 def test_a_database_of_something_else_is_refused(folder: Path) -> None:
     change(folder, "DROP TABLE chunks")
-    with pytest.raises(PipelineError, match="is not an index of HybridRAG3"):
+    with pytest.raises(PipelineError, match=r"index\.table chunks is not in .*; it has the tables chunks_fts, index_runs"):
         load_index(folder)
 
 
-def test_a_folder_name_with_signs_that_mean_something_in_a_uri(tmp_path: Path) -> None:
-    folder = tmp_path / "50% of #1 index"
-    build_index(folder, DOCUMENTS, embed_words)
-    assert len(load_index(folder))
-    assert "%23" in to_uri(folder) and "%25" in to_uri(folder)
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 2)])
+def test_two_chunks_of_one_row_are_refused(folder: Path, first: int, second: int) -> None:
+    change(folder, "UPDATE chunks SET embedding_row = ? WHERE embedding_row = ?", first, second)
+    with pytest.raises(PipelineError, match=rf"gives vector row {first} to two chunks \(1 such rows\)"):
+        load_index(folder)
+
+
+@pytest.mark.parametrize("row", ["'seven'", "1.5", "x'00'"])
+def test_a_row_that_is_no_whole_number_is_named(folder: Path, row: str) -> None:
+    change(folder, f"UPDATE chunks SET embedding_row = {row} WHERE embedding_row = 1")
+    with pytest.raises(PipelineError, match=r"generate\.index\.embedding_row embedding_row of .* which is no whole number"):
+        load_index(folder)
+
+
+def test_text_that_is_no_utf8_is_read_with_a_stand_in(folder: Path) -> None:
+    change(folder, "UPDATE chunks SET text = CAST(x'61ff62' AS TEXT) WHERE embedding_row = 0")
+    assert load_index(folder).load_chunks([0], [0])[0].text == "a\ufffdb"
+
+
+# -----------------------------------------------------------------------------
+# Tiers
+
+
+def test_chunks_of_tiers_that_are_not_listed_are_not_live(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = len(load_index(folder))
+    warn_of_tiers(load_index(folder))
+    assert not capsys.readouterr().out
+    change(folder, "UPDATE source_quality SET retrieval_tier = 'suspect' WHERE source_path = ?", DOCUMENTS[0][0])
+    change(folder, "UPDATE source_quality SET retrieval_tier = 'archive' WHERE source_path = ?", DOCUMENTS[1][0])
+    change(folder, "DELETE FROM source_quality WHERE source_path = ?", DOCUMENTS[2][0])
+    index = load_index(folder)
+    assert index.sources == (DOCUMENTS[1][0], DOCUMENTS[2][0]), "an unknown document is used"
+    warn_of_tiers(index)
+    lost = f"[WARN] {full - len(index)} suspect chunks are not used: generate.index.tiers has serve, archive alone"
+    assert lost in capsys.readouterr().out
+    assert load_index(folder, IndexSection(tiers=("suspect",))).sources == (DOCUMENTS[0][0], DOCUMENTS[2][0])
+
+
+def test_documents_without_a_tier_are_used(folder: Path) -> None:
+    full = len(load_index(folder))
+    change(folder, "CREATE TABLE copy AS SELECT source_path, NULL AS retrieval_tier FROM source_quality")
+    change(folder, "DROP TABLE source_quality")
+    assert len(load_index(folder)) == full
+    change(folder, "ALTER TABLE copy RENAME TO source_quality")
+    assert len(load_index(folder)) == full
+
+
+def test_an_index_whose_every_tier_is_left_out_says_so(folder: Path) -> None:
+    with pytest.raises(PipelineError, match=r"generate\.index\.tiers leaves all of them out \(\d+ serve\)"):
+        load_index(folder, IndexSection(tiers=("archive",)))
+
+
+# -----------------------------------------------------------------------------
+# Other tables and columns
+
+
+TUTORIAL = IndexSection(key="", text="content", source="source_file", embedding_row="", fts_table="")
+
+
+@pytest.fixture
+def tutorial(folder: Path) -> Path:
+    """The same chunks as chunks(chunk_id, content, source_file), and nothing else."""
+    change(folder, "CREATE TABLE plain (chunk_id TEXT, content TEXT, source_file TEXT)")
+    change(folder, "INSERT INTO plain SELECT chunk_id, text, source_path FROM chunks ORDER BY embedding_row")
+    for table in ("chunks_fts", "chunks", "source_quality", "index_runs"):
+        change(folder, f"DROP TABLE {table}")
+    change(folder, "ALTER TABLE plain RENAME TO chunks")
+    return folder
+
+
+def test_the_tutorials_table_is_read(tutorial: Path, tmp_path: Path) -> None:
+    build_index(tmp_path / "again", DOCUMENTS, embed_words, chunk_characters=120, overlap=20)
+    expected, index = load_index(tmp_path / "again"), load_index(tutorial, TUTORIAL)
+    every = range(len(expected))
+    assert index.load_chunks(every, every) == expected.load_chunks(every, every)
+    assert index.rows.tolist() == expected.rows.tolist() and index.sources == expected.sources
+    warn_of_access_tags(index)
+
+
+def test_without_a_column_of_rows_empty_chunks_still_count(tutorial: Path) -> None:
+    full = load_index(tutorial, TUTORIAL)
+    change(tutorial, "UPDATE chunks SET content = '' WHERE rowid = 2")
+    change(tutorial, "UPDATE chunks SET content = NULL WHERE rowid = 3")
+    assert load_index(tutorial, TUTORIAL).rows.tolist() == [0, *range(3, len(full))]
+
+
+def test_without_a_column_of_rows_the_counts_must_be_equal(tutorial: Path) -> None:
+    change(tutorial, "DELETE FROM chunks WHERE rowid = 1")
+    with pytest.raises(PipelineError, match=r"has \d+ chunks but embeddings\.f16\.dat has \d+ vectors: .*embedding_row"):
+        load_index(tutorial, TUTORIAL)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("table", "pieces", r"generate\.index\.table pieces is not in .*; it has the tables chunks, chunks_fts"),
+    ("text", "content", r"generate\.index\.text content is no column of chunks in .*; it has the columns chunk_pk, chunk_id"),
+    ("source", "source_file", r"generate\.index\.source source_file is no column"),
+    ("key", "id", r"generate\.index\.key id is no column"),
+    ("key", "chunk_id", r"generate\.index\.key chunk_id of .* holds '.*', which is no whole number"),
+    ("key", "chunk_index", r"generate\.index\.key chunk_index is not unique"),
+    ("embedding_row", "row", r"generate\.index\.embedding_row row is no column"),
+    ("embedding_row", "text", r"generate\.index\.embedding_row text of .* which is no whole number"),
+    ("database", "other.db", r"other\.db is missing.*generate\.index\.database"),
+    ("vectors", "other.dat", r"other\.dat is missing.*generate\.index\.vectors"),
+])
+def test_a_name_that_is_not_there_is_an_error_with_those_that_are(folder: Path, key: str, value: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        load_index(folder, IndexSection.model_validate({key: value}))
+
+
+def test_names_are_quoted_and_their_case_does_not_count(folder: Path) -> None:
+    expected = load_index(folder)
+    change(folder, 'ALTER TABLE chunks RENAME TO "select; "" --"')
+    change(folder, 'ALTER TABLE "select; "" --" RENAME COLUMN text TO "the ""text"""')
+    names = IndexSection(table='SELECT; " --', text='The "Text"')
+    index = load_index(folder, names)
+    assert index.rows.tolist() == expected.rows.tolist()
+    assert index.load_chunks([0], [1])[0].text.startswith("The alpha document")
+
+
+def test_a_table_without_rowid_needs_a_key(tutorial: Path) -> None:
+    change(tutorial, "CREATE TABLE bare (chunk_id TEXT PRIMARY KEY, content TEXT, source_file TEXT) WITHOUT ROWID")
+    with pytest.raises(PipelineError, match=r'generate\.index\.key is "", but bare in .* has no rowid'):
+        load_index(tutorial, TUTORIAL.model_copy(update={"table": "bare"}))
+
+
+def test_files_of_other_names_are_listed_by_them(folder: Path) -> None:
+    names = IndexSection(database="a.db", vectors="b.dat")
+    assert [path.name for path in list_files(folder, names)] == ["a.db", "b.dat", "embeddings_meta.json"]

@@ -12,7 +12,15 @@ from distill.config import PromptSection
 from distill.errors import PipelineError
 from distill.prompts import strip_citations
 from distill.records import ContextSpan, TrainingExample
-from distill.report.metrics import METRICS, Case, count_refusals, measure_similarities, require_metric, score_answers
+from distill.report.metrics import (
+    METRICS,
+    Case,
+    count_refusals,
+    list_unmeasured,
+    measure_similarities,
+    require_metric,
+    score_answers,
+)
 from tests.report.answers import WordEmbedder, make_answer
 
 PROMPT = PromptSection()
@@ -175,3 +183,34 @@ def test_accepts_every_deciding_metric() -> None:
     for metric in METRICS.values():
         if metric.decides:
             require_metric(metric.name)
+            require_metric(metric.name, PROMPT)
+
+
+BARE = PromptSection(citation="", refusal="")
+UNMEASURED = {
+    "citation_validity": "prompt.citation is empty", "citation_match": "prompt.citation is empty",
+    "refusal_right": "prompt.refusal is empty",
+}
+
+
+@pytest.mark.parametrize("name", UNMEASURED)
+def test_refuses_a_primary_metric_that_the_prompt_leaves_without_meaning(name: str) -> None:
+    with pytest.raises(PipelineError, match=f"{name} cannot be measured, since {UNMEASURED[name]}"):
+        require_metric(name, BARE)
+
+
+def test_accepts_what_can_be_measured_without_tag_and_refusal() -> None:
+    for name in ("reference_similarity", "reference_overlap", "finished"):
+        require_metric(name, BARE)
+
+
+@pytest.mark.parametrize("answer", ["12.5 dBi [Source 1].", REFUSAL, ""])
+def test_without_tag_and_refusal_these_are_not_measured_rather_than_0(answer: str) -> None:
+    found = score_answers(BARE, {"row": make_row()}, [make_answer("row", "tuned", answer)], WordEmbedder())[0]
+    assert {name for name, value in found.items() if value is None} == set(UNMEASURED) == set(list_unmeasured(BARE))
+    assert not list_unmeasured(PROMPT)
+
+
+def test_without_a_tag_its_letters_are_words_like_others() -> None:
+    case = Case(BARE, make_row("gain [Source 1]"), make_answer("row", "tuned", "gain"))
+    assert METRICS["reference_overlap"].score(case) == pytest.approx(2 * 1 / 4)

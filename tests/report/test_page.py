@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from distill.report.page import Plot, format_signed, hash_inline, render_page
 from distill.report.results import compare_answers
 from distill.report.statistics import Comparison
-from tests.report.answers import WordEmbedder, make_answer, make_config, make_example, make_results, make_summary
+from tests.report.answers import TOPICS, WordEmbedder, make_answer, make_config, make_example, make_results, make_summary
 
 VOID = {"meta", "input", "br", "rect", "line", "circle"}
 HOSTILE = [
@@ -102,6 +102,19 @@ def test_no_difference_is_said(tmp_path: Path) -> None:
     assert "<h1>No measurable difference</h1>" in html and "nan" not in html.lower()
 
 
+def test_without_texts_the_page_holds_figures_alone(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    results = make_results(config)
+    summary = make_summary(config, results)
+    html = render_page(config.prompt, results, summary, texts=False)
+    page, texts = Page(html), [example.instruction for example in results.examples]
+    texts += [answer.text for side in results.answers.values() for answer in side]
+    assert not any(line in html for text in texts for line in text.splitlines() if len(line) > 20)
+    assert not any(topic in html for topic in TOPICS)
+    assert "python -m distill.encryption show" in html and not page.list_cards() and not page.count("script")
+    assert "Tuned is better" in html and "RF Engineering" in html
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_only_text(tmp_path: Path, text: str) -> None:
     harmless, hostile = Page(render_texts(tmp_path, "plain")), Page(render_texts(tmp_path, text))
@@ -131,6 +144,25 @@ def test_policy_lets_only_our_own_style_and_script_through(tmp_path: Path) -> No
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     for tag in ("style", "script"):
         assert hash_inline(re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)[1]) in policy
+
+
+def test_what_cannot_be_measured_is_said_and_not_shown_as_0(tmp_path: Path) -> None:
+    config = make_config(tmp_path, 'prompt:\n  citation: ""\n  refusal: ""\n')
+    examples = [make_example(config, number) for number in range(8)]
+    answers = {side: [make_answer(example.id, side, "It is 3 units.") for example in examples] for side in ("base", "tuned")}
+    results = compare_answers(config, examples, answers, WordEmbedder())
+    summary = make_summary(config, results)
+    assert summary["metrics"]["citation_match"] is None and summary["metrics"]["refusal_right"] is None
+    assert summary["refusals"] is None
+    text = " ".join(" ".join(Page(render_page(config.prompt, results, summary)).texts).split())
+    assert text.count("not measured: prompt.citation is empty") == 2
+    assert text.count("not measured: prompt.refusal is empty") == 1
+    assert "Not measured: prompt.refusal is empty." in text and "Wrongly refused" not in text
+
+
+def test_what_can_be_measured_is_not_called_unmeasured(tmp_path: Path) -> None:
+    text = " ".join(Page(render(tmp_path)).texts)
+    assert "ot measured" not in text and "Wrongly refused" in text
 
 
 def test_cards_carry_the_filters(tmp_path: Path) -> None:

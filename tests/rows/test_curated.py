@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distill.errors import PipelineError
 from distill.rows.curated import load_curated
@@ -80,3 +81,93 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_says_which_key_names_it(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"absent\.jsonl is missing: mend generate\.curated_files"):
         load_curated([tmp_path / "absent.jsonl"])
+
+
+# -----------------------------------------------------------------------------
+# YAML and CSV
+
+
+def write_text(folder: Path, name: str, text: str) -> Path:
+    """A file as an editor saves it."""
+    path = folder / name
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "a?\nb", "output": 'say "yes", twice', "category": "RF", "difficulty": 2},
+        {"instruction": "c; d?", "output": "e"},
+    ]
+    listed = yaml.safe_dump(rows)
+    csv = 'instruction,output,category,difficulty\n"a?\nb","say ""yes"", twice",RF,2\n"c; d?",e,,\n'
+    files = [
+        write(tmp_path, *rows), write_text(tmp_path, "rows.yaml", listed), write_text(tmp_path, "rows.csv", csv),
+        write_text(tmp_path, "rows.yml", yaml.safe_dump({"rows": rows})),
+        write_text(tmp_path, "excel.CSV", "\ufeff" + csv.replace(",", ";").replace('"";', '"",').replace("\n", "\r\n")),
+    ]
+    loaded = [[each.row for each in load_curated([path])] for path in files]
+    assert all(rows == loaded[0] for rows in loaded) and [row.difficulty for row in loaded[0]] == [2, 0]
+    assert {row.origin for row in loaded[0]} == {"curated"}
+
+
+def test_yaml_and_csv_rows_know_their_first_line(tmp_path: Path) -> None:
+    text = "# mine\nrows:\n  - instruction: |\n      a?\n      b\n    output: c\n  - {instruction: d, output: e}\n"
+    listed = write_text(tmp_path, "rows.yaml", text)
+    assert [each.place.rsplit(":", 1)[1] for each in load_curated([listed])] == ["3", "7"]
+    table = write_text(tmp_path, "rows.csv", '\n"instruction";"output"\n\n"a?\n\nb";c\nd;e\n;\n')
+    loaded = load_curated([table])
+    assert [each.place.rsplit(":", 1)[1] for each in loaded] == ["4", "7"] and loaded[0].row.instruction == "a?\n\nb"
+
+
+def test_excels_habits_are_no_problem(tmp_path: Path) -> None:
+    text = "\ufeffInstruction ; OUTPUT;;\r\nWhat, why?;5,0 V;;\r\n;;;\r\n"
+    row = load_curated([write_text(tmp_path, "rows.csv", text)])[0].row
+    assert (row.instruction, row.output) == ("What, why?", "5,0 V")
+
+
+def test_a_context_may_stand_in_yaml(tmp_path: Path) -> None:
+    text = """\
+- instruction: text and question
+  output: answer
+  timestamp: 2026-01-31
+  context:
+    - {chunk_id: "1", source: a.md, score: 0.5, start: 0, end: 4}
+"""
+    row = load_curated([write_text(tmp_path, "rows.yaml", text)])[0].row
+    assert row.context[0].source == "a.md" and row.num_chunks == 1 and row.timestamp == "2026-01-31"
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("rows.yaml", "", r"rows\.yaml must hold a list of rows"),
+    ("rows.yaml", "rows: 3\n", r"rows\.yaml must hold a list of rows"),
+    ("rows.yaml", "lines:\n  - {instruction: a, output: b}\n", r"rows\.yaml must hold a list of rows"),
+    ("rows.yaml", "- instruction: a\n  output: b\n- just text\n", r"rows\.yaml:3 is no row"),
+    ("rows.yaml", "- instruction: a\n  outptu: b\n", r"rows\.yaml:1 outptu: unknown, did you mean output\?"),
+    ("rows.yaml", "- instruction: a\n  output: b\n  output: c\n", r"rows\.yaml:3 output: stands twice in one row"),
+    ("rows.yaml", "- instruction: a\n  output: 80\n", r"rows\.yaml:1 output: .*string"),
+    ("rows.yaml", "- instruction: a\n  output:\n", r"rows\.yaml:1 output: .*string"),
+    ("rows.yaml", "- instruction: a: b\n", r"rows\.yaml:1 is not YAML"),
+    ("rows.yaml", '- instruction: "D:\\Files"\n', r"rows\.yaml:1 .*forward slashes"),
+    ("rows.csv", "", r"rows\.csv:1 must be a header line"),
+    ("rows.csv", "What is it?,This\n", r"rows\.csv:1 must be a header line"),
+    ("rows.csv", "instruction,output,catgory\na,b,c\n", r"rows\.csv:1 catgory: unknown, did you mean category\?"),
+    ("rows.csv", "instruction,output,output\na,b,c\n", r"rows\.csv:1 output: stands twice in the header"),
+    ("rows.csv", "instruction,output,context\na,b,c\n", r"rows\.csv:1 context: has no form in CSV"),
+    ("rows.csv", "instruction,output\na,b\nWhat, why?,c\n", r"rows\.csv:3 has 3 cells under 2 columns"),
+    ("rows.csv", "instruction,output\na,b\nc\n", r"rows\.csv:3 output: Field required"),
+    ("rows.csv", 'instruction,output\n"a,b\nc,d\n', r"rows\.csv:2 is not CSV"),
+    ("rows.csv", 'instruction,output\n"a" b,c\n', r"rows\.csv:2 is not CSV"),
+    ("rows.csv", "instruction,output,difficulty\na,b,hard\n", r"rows\.csv:2 difficulty: "),
+    ("rows.txt", "a", r"rows\.txt: generate\.curated_files takes \.jsonl, \.yaml, \.yml, \.csv files"),
+])
+def test_mistakes_in_yaml_and_csv_are_named_with_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        load_curated([write_text(tmp_path, name, text)])
+
+
+@pytest.mark.parametrize(("encoding", "message"), [("utf-16", "is UTF-16"), ("cp1252", r"rows\.csv:2 is not UTF-8")])
+def test_excels_other_encodings_are_named(tmp_path: Path, encoding: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_bytes("instruction;output\nHow hot?;80 \u00b0C\n".encode(encoding))
+    with pytest.raises(PipelineError, match=message):
+        load_curated([tmp_path / "rows.csv"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo.build_index import build_index
+from distill.config import IndexSection
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index, load_index
 from distill.records import Chunk, ContextSpan, TrainingExample
 from distill.rows.curated import Curated
-from distill.rows.split import Side, Split, make_masks, place_all, retrieve, split_sources
+from distill.rows.split import SIDES, Side, Split, choose_sides, make_masks, place_all, split_groups, split_sources
 from tests.servers import embed_words
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
@@ -24,7 +27,7 @@ DOCUMENTS = [(f"{name}.md", TEXT.format(name=name, row=row)) for row, name in en
 def index(tmp_path: Path) -> Index:
     """Ten documents of two chunks each."""
     build_index(tmp_path, DOCUMENTS, embed_words, chunk_characters=40, overlap=0)
-    return load_index(tmp_path)
+    return load_index(tmp_path, IndexSection())
 
 
 @given(st.sets(st.text(max_size=20), min_size=2, max_size=60), st.floats(0.01, 0.49))
@@ -89,35 +92,103 @@ def test_curated_rows_of_unknown_source_are_counted(capsys: pytest.CaptureFixtur
     assert "[WARN] 1 curated rows name no source documents: they are split by their text alone" in capsys.readouterr().out
 
 
-def test_every_question_gets_top_k_chunks_of_one_side(index: Index) -> None:
-    split = split_sources(index.sources, 0.3)
-    vectors = embed_words([f"What is the {name} limit?" for name in NAMES])
-    found = retrieve(index, split, vectors, 4, -1)
-    for name, each in zip(NAMES, found):
-        assert each.chunks[0].source == f"{name}.md", "the best chunk overall decides"
-        assert len(each.chunks) == 4 and {split.side_of_source(chunk.source) for chunk in each.chunks} == {each.side}
-        assert [chunk.score for chunk in each.chunks] == sorted((chunk.score for chunk in each.chunks), reverse=True)
-    train, heldout = (
-        {chunk.source for each in found if each.side == side for chunk in each.chunks} for side in ("train", "heldout")
-    )
-    assert train and heldout and not train & heldout
-
-
-def test_min_score_cuts_and_may_leave_nothing(index: Index) -> None:
-    split = split_sources(index.sources, 0.3)
-    some = retrieve(index, split, embed_words(["What is the gamma limit?", "unheard words altogether"]), 4, 0.5)
-    assert 0 < len(some[0].chunks) < 4 and all(chunk.score >= 0.5 for chunk in some[0].chunks)
-    assert some[1].chunks == () and some[1].side in ("train", "heldout")
-
-
-def test_scores_are_plain_cosines(index: Index) -> None:
-    split = split_sources(index.sources, 0.3)
-    question = embed_words(["What is the gamma limit?"])
-    for chunk in retrieve(index, split, question, 3, -1)[0].chunks:
-        assert chunk.score == pytest.approx(float(np.dot(question[0], embed_words([chunk.text])[0])), abs=2e-3)
-
-
 def test_a_side_that_is_too_small_for_top_k_says_what_to_change(index: Index) -> None:
     split = split_sources(index.sources, 0.1)
     with pytest.raises(PipelineError, match=r"the heldout side has 2 chunks of 20, fewer than generate\.top_k 3"):
         make_masks(index, split, 3)
+
+
+def test_the_masks_part_the_chunks_by_document(index: Index) -> None:
+    split = split_sources(index.sources, 0.3)
+    train, heldout = make_masks(index, split, 1)
+    assert (train ^ heldout).all() and heldout.sum() == 6
+    for mask, side in zip((train, heldout), SIDES):
+        assert {split.side_of_source(index.sources[number]) for number in index.source_numbers[mask]} == {side}
+
+
+def test_a_group_of_questions_goes_where_its_best_chunk_is() -> None:
+    best = np.array([[0.5, 0.4], [0.3, 0.9], [0.8, 0.2], [0.6, 0.6]], np.float32)
+    assert choose_sides(best, [0, 1, 2, 3]) == ["train", "heldout", "train", "train"]
+    assert choose_sides(best, [0, 0, 2, 3]) == ["heldout", "heldout", "train", "train"]
+    assert choose_sides(best, [0, 1, 1, 1]) == ["train", "heldout", "heldout", "heldout"]
+    assert choose_sides(best[:0], []) == []
+
+
+def test_rows_with_sources_do_not_hang_on_the_numbers_of_their_groups() -> None:
+    sources = [{f"document {number}"} for number in range(40)]
+    assert split_groups(sources, range(40), 0.2) == split_groups(sources, range(100, 140), 0.2)
+
+
+# -----------------------------------------------------------------------------
+# Rows whose sources are fixed
+
+SOURCES = st.sets(st.sampled_from("abcdefghijklmnop"), max_size=2)
+LINKS = st.lists(st.tuples(SOURCES, st.integers(0, 30)), min_size=2, max_size=30)
+
+
+@given(LINKS, st.floats(0.05, 0.5), st.randoms())
+def test_linked_rows_stay_together_whatever_their_order(
+    links: list[tuple[set[str], int]], share: float, chance: random.Random
+) -> None:
+    keys = [f"question {number}" for number in range(len(links))]
+    rows = [*zip(links, keys)]
+    sides = try_split(rows, share)
+    shuffled = rows.copy()
+    chance.shuffle(shuffled)
+    again = try_split(shuffled, share)
+    if sides is None:
+        assert again is None
+        return
+    assert {key: side for (_, key), side in zip(rows, sides)} == {key: side for (_, key), side in zip(shuffled, again)}
+    heldout = sides.count("heldout")
+    assert max(1, share * len(rows) / 2) <= heldout <= min(max(1, 2 * share * len(rows), len(rows) / 2), len(rows) - 1)
+    for (first, _), side in zip(rows, sides):
+        for (second, _), other in zip(rows, sides):
+            if first[0] & second[0] or first[1] == second[1]:
+                assert side == other
+
+
+def try_split(rows: list[tuple[tuple[set[str], int], str]], share: float) -> list[Side] | None:
+    """The sides, or None where there is no split."""
+    try:
+        return split_groups([link[0] for link, _ in rows], [link[1] for link, _ in rows], share, [key for _, key in rows])
+    except PipelineError:
+        return None
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.floats(0.05, 0.5))
+def test_it_refuses_only_where_no_choice_of_components_would_do(sizes: list[int], share: float) -> None:
+    sources = [{f"document {number}"} for number, size in enumerate(sizes) for _ in range(size)]
+    rows = sum(sizes)
+    sums = {sum(chosen) for count in range(len(sizes) + 1) for chosen in combinations(sizes, count)}
+    most = min(max(1, min(2 * share, 0.5) * rows), rows - 1)
+    possible = any(max(1, share * rows / 2) <= held <= most for held in sums)
+    try:
+        split_groups(sources, range(rows), share)
+    except PipelineError:
+        assert not possible
+    else:
+        assert possible
+
+
+def test_the_refusal_says_how_large_the_largest_component_is() -> None:
+    chain = [{f"document {number}", f"document {number + 1}"} for number in range(9)] + [{"another"}]
+    message = r"the 10 rows cannot .*heldout_share 0\.45.* 2 group\(s\).* 90% of all: record questions"
+    with pytest.raises(PipelineError, match=message):
+        split_groups(chain, range(10), 0.45)
+    with pytest.raises(PipelineError, match="the 1 rows cannot be split"):
+        split_groups([{"a"}], [0], 0.1)
+
+
+def test_another_document_moves_only_what_is_near_the_cut() -> None:
+    sources = [{f"document {number}"} for number in range(200)]
+    before = split_groups(sources, range(200), 0.1)
+    after = split_groups([*sources, {"new"}], range(201), 0.1)
+    assert sum(first != second for first, second in zip(before, after)) <= 1
+
+
+def test_rows_without_sources_are_split_by_their_keys() -> None:
+    keys = [f"question {number}" for number in range(50)]
+    sides = split_groups([()] * 50, range(50), 0.2, keys)
+    assert sides.count("heldout") == 10
+    assert split_groups([()] * 50, range(50), 0.2, keys[::-1]) == sides[::-1]

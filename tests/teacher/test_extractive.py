@@ -109,6 +109,11 @@ def test_the_configured_citation_is_used() -> None:
     assert answer.startswith("The pump limit is 80 degrees. (chunk_1) ")
 
 
+def test_without_a_citation_tag_the_sentences_stand_alone() -> None:
+    answer = answer_all(CountingEmbedder(), PromptSection(citation=""), TEACHER, [("What is the pump limit?", [PUMP, VALVE])])
+    assert answer == ["The pump limit is 80 degrees. The pump limit is set by the valve."]
+
+
 def test_nothing_near_enough_is_the_refusal() -> None:
     asked = [("Which moons has Jupiter?", [PUMP, VALVE]), ("What is the pump limit?", []), ("What is it?", ["no sentence"])]
     assert answer_all(CountingEmbedder(), PROMPT, TEACHER, asked) == [PROMPT.refusal] * 3

@@ -11,7 +11,7 @@ import pytest
 
 from distill.config import TeacherSection
 from distill.errors import PipelineError
-from distill.teacher.keys import find_key, store_key
+from distill.teacher.keys import describe_key, find_key, store_key
 
 KEY = "sk-or-v1-0123456789abcdef"
 TEACHER = TeacherSection(api_key_env="TEST_TEACHER_KEY")
@@ -75,10 +75,51 @@ def test_the_keyring_is_asked_for_the_very_host(ring: MemoryKeyring) -> None:
         find_key(other)
 
 
-def test_hybridrag3s_own_entry_is_never_read(ring: MemoryKeyring) -> None:
+def test_hybridrag3s_own_entry_is_not_read_unasked(ring: MemoryKeyring) -> None:
     ring.entries["hybridrag", "azure_api_key"] = KEY
     with pytest.raises(PipelineError, match="no key for openrouter"):
         find_key(TEACHER)
+
+
+SHARED = TEACHER.model_copy(update={"use_hybridrag_key": True})
+
+
+def test_hybridrag3s_own_entry_is_used_when_the_config_says_so_and_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, ring: MemoryKeyring
+) -> None:
+    ring.entries["hybridrag", "azure_api_key"] = "from-hybridrag3"
+    assert find_key(SHARED) == "from-hybridrag3"
+    ring.entries["hybridrag-distill", "openrouter.ai"] = "our-own"
+    assert find_key(SHARED) == "our-own"
+    monkeypatch.setenv("TEST_TEACHER_KEY", "from-environment")
+    assert find_key(SHARED) == "from-environment"
+
+
+def test_without_any_entry_hybridrag3s_is_none_either(ring: MemoryKeyring) -> None:
+    ring.entries["hybridrag", "api_key"] = KEY
+    with pytest.raises(PipelineError, match="no key for openrouter"):
+        find_key(SHARED)
+
+
+def test_a_server_on_this_machine_never_gets_hybridrag3s_key(ring: MemoryKeyring) -> None:
+    ring.entries["hybridrag", "azure_api_key"] = KEY
+    assert find_key(LOCAL.model_copy(update={"use_hybridrag_key": True})) == ""
+
+
+@pytest.mark.parametrize(("entry", "words"), [
+    (("hybridrag-distill", "openrouter.ai"), "the keyring's entry for openrouter.ai"),
+    (("hybridrag", "azure_api_key"), "HybridRAG3's entry in the keyring (teacher.use_hybridrag_key)"),
+])
+def test_a_line_says_which_key_is_used_and_no_character_of_it(ring: MemoryKeyring, entry: tuple[str, str], words: str) -> None:
+    ring.entries[entry] = KEY
+    line = describe_key(SHARED)
+    assert line == f"[OK] the key for openrouter.ai is from {words}" and KEY[:4] not in line
+
+
+def test_the_line_for_the_environment_and_for_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_key(LOCAL) == "[OK] 127.0.0.1 is this machine: no key is sent"
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    assert describe_key(LOCAL) == "[OK] the key for 127.0.0.1 is from the environment variable TEST_TEACHER_KEY"
 
 
 def test_a_server_on_this_machine_needs_no_key_but_may_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,29 @@ def test_prompt_is_the_one_that_is_served(tokenizer, name: str) -> None:
     assert row.input_ids[: len(row.input_ids) - row.answer_tokens] == served
 
 
+@pytest.mark.parametrize(("include", "learnt"), [
+    (True, "It says so.\n\nBecause of the pump."), (False, "Because of the pump."),
+])
+def test_steps_are_learnt_before_the_answer_only_where_wanted(tokenizer, include: bool, learnt: str) -> None:
+    tokenizer.chat_template = TEMPLATES["phi"]
+    row = make_row().model_copy(update={"reasoning": "It says so."})
+    encoded, = encode_examples(tokenizer, "", [row], include)
+    assert tokenizer.decode([label for label in encoded.labels if label != IGNORE]) == learnt + "<|end|>"
+
+
+def test_a_row_without_steps_is_learnt_as_it_is(tokenizer) -> None:
+    tokenizer.chat_template = TEMPLATES["phi"]
+    assert encode_example(tokenizer, "", make_row(), True) == encode_example(tokenizer, "", make_row(), False)
+
+
+def test_markup_in_learnt_steps_is_refused(tokenizer) -> None:
+    tokenizer.chat_template = TEMPLATES["phi"]
+    row = make_row().model_copy(update={"reasoning": "Then <|end|> comes."})
+    assert encode_example(tokenizer, "", row).answer_tokens
+    with pytest.raises(PipelineError, match=r"row r1: the answer holds <\|end\|>"):
+        encode_example(tokenizer, "", row, True)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(answer=st.text(min_size=1, max_size=40).filter(lambda text: "<|" not in text))
 def test_any_answer_comes_back_whole(tokenizer, answer: str) -> None:

@@ -1,0 +1,63 @@
+"""Numbers with their units in running text: 80 C, 2.4GHz, 10 dBm, five-year, 3 percent.
+
+Symbols are told apart by their case (mW and MW), words are not. What stands behind a number and is no unit known here is none.
+"""
+
+from __future__ import annotations
+
+import re
+
+PREFIXES = {
+    "": "", "T": "tera", "G": "giga", "M": "mega", "k": "kilo", "d": "deci", "c": "centi", "m": "milli", "u": "micro",
+    "n": "nano", "p": "pico",
+}
+BASES = {
+    "Hz": "hertz", "W": "watt", "V": "volt", "A": "ampere", "m": "metre", "s": "second", "g": "gram", "B": "byte", "bit": "bit",
+    "F": "farad", "H": "henry", "\u03a9": "ohm", "J": "joule", "N": "newton", "Pa": "pascal", "eV": "electronvolt",
+    "bit/s": "bit per second", "B/s": "byte per second",
+}
+# One name for each unit, then the symbols (as they are) and words (in any case, with or without s) that mean it.
+OTHERS = {
+    "dB": "dB decibel", "dBm": "dBm", "dBi": "dBi", "dBd": "dBd", "dBc": "dBc", "dBW": "dBW", "dBuV": "dBuV",
+    "%": "% percent", "C": "C celsius", "F": "F fahrenheit", "K": "kelvin", "min": "min minute", "h": "h hr hrs hour",
+    "day": "day", "week": "week", "month": "month", "year": "yr yrs year", "inch": "inch inches", "ft": "ft foot feet",
+    "mile": "mi mile", "lb": "lb lbs pound", "psi": "psi", "bar": "bar", "rpm": "rpm", "mph": "mph", "knot": "kn knot",
+    "Nm": "Nm", "rad": "rad radian", "m": "meter", "s": "sec secs", "A": "amp", "\u03a9": "ohm", "bit/s": "bps b/s",
+    "kbit/s": "kbps kb/s", "Mbit/s": "Mbps Mb/s", "Gbit/s": "Gbps Gb/s", "kB": "KB", "km": "kilometer", "cm": "centimeter",
+    "mm": "millimeter", "um": "micron micrometer", "nm": "nanometer", "million": "million", "billion": "billion",
+    "thousand": "thousand",
+}
+DEGREES = r"(?:\u00b0|deg(?:rees?|\.)?(?![^\W_]))?"
+
+
+def list_units() -> dict[str, str]:
+    """From each symbol, and each word in lower case, to the unit's name."""
+    units = {}
+    for prefix, prefix_word in PREFIXES.items():
+        for base, base_word in BASES.items():
+            first, _, per = base_word.partition(" ")
+            plural = f"{first}s {per}".strip()
+            names = {f"{prefix}{base}", f"{prefix_word}{base_word}", f"{prefix_word}{plural}"}
+            units |= dict.fromkeys(names, f"{prefix}{base}")
+    for unit, names in OTHERS.items():
+        units |= dict.fromkeys(names.split(), unit)
+        units |= {f"{name}s": unit for name in names.split() if len(name) > 2 and name.islower() and not name.endswith("s")}
+    return units
+
+
+UNITS = list_units()
+SYMBOLS = {name for name in UNITS if len(name) <= 4 or "/" in name or " " in name}
+LISTED = "|".join(re.escape(name) for name in sorted(UNITS, key=lambda name: (-len(name), name)))
+WORDS = "|".join(re.escape(name) for name in sorted(set(UNITS) - SYMBOLS, key=lambda name: (-len(name), name)))
+UNIT = rf"(?P<unit>{LISTED}|(?i:{WORDS}))"
+# A number that is no part of a name (X100, 1.2.3), and its unit, with or without a blank or a hyphen between.
+NUMBER_WITH_UNIT = re.compile(
+    rf"(?<![^\W_])(?<!\d\.)(?P<number>(?:(?<![\w)\].%-])-)?\d+(?:\.\d+)?)(?:[ -]?{DEGREES}[ -]?{UNIT})?(?![^\W_]|\.\d)"
+)
+# Any digits at all: what a source says is read more generously than what an answer says.
+ANY_NUMBER = re.compile(rf"(?P<number>(?:(?<![\w)\].%-])-)?\d+(?:\.\d+)?)(?:[ -]?{DEGREES}[ -]?{UNIT}(?![^\W_]))?")
+
+
+def name_unit(text: str | None) -> str:
+    """One name for each unit, "" for none: percent and % are %."""
+    return "" if not text else UNITS.get(text) or UNITS[text.lower()]

@@ -1,0 +1,92 @@
+"""The replies that requests already have: training_data/answers.jsonl, one line each, keyed by what was asked.
+
+Rows are made anew from it in every run, so that it holds no more than what the teacher gave. Replies to other prompts,
+models and settings stay in it, and count again when the config goes back to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from distill.config import TeacherSection
+from distill.files import read_jsonl, replace_file
+from distill.teacher.logs import Log
+from distill.teacher.requests import Reply, Request, identify
+
+FILE_NAME = "answers.jsonl"
+FIRST_PURPOSES = ("answer", "questions")  # the others follow from a reply, and nobody knows them beforehand
+REPLY_KEYS = tuple(field.name for field in fields(Reply))
+REPLY = TypeAdapter(Reply)
+
+
+class Journal(Log):
+    """The replies of all runs, for `with`: each is added to the file the moment it is there."""
+
+    def __init__(self, folder: Path, section: TeacherSection, encrypt: bool = False) -> None:
+        super().__init__(folder / FILE_NAME, encrypt)
+        self._section = section
+        self.replies = load_replies(folder)
+
+    def get(self, request: Request) -> Reply | None:
+        """The reply that this very request has on disk, from this run or an earlier one."""
+        return self.replies.get(identify(self._section, request))
+
+    def add(self, request: Request, reply: Reply) -> None:
+        """Keep a reply; on disk when this returns."""
+        identity = identify(self._section, request)
+        self.append({"request": identity, "purpose": request.purpose, "rows": list(request.row_ids), **asdict(reply)})
+        self.replies[identity] = reply
+
+
+def load_replies(folder: Path) -> dict[str, Reply]:
+    """Replies by request; empty before the first run. Raises PipelineError, with the line, for a file that was damaged."""
+    return {row["request"]: reply for row, reply in read_rows(folder)}
+
+
+def read_rows(folder: Path) -> list[tuple[dict[str, Any], Reply]]:
+    """The file's lines with their replies; lines of another shape (earlier versions kept answers by row) are passed over."""
+    path = folder / FILE_NAME
+    rows = [row for _, row in read_jsonl(path, torn_end=True)] if path.exists() else []
+    return [(row, reply) for row in rows if (reply := read_reply(row))]
+
+
+def read_reply(row: Mapping[str, Any]) -> Reply | None:
+    """The reply that a line holds, None for a line of another shape."""
+    if not isinstance(row.get("request"), str):
+        return None
+    try:
+        return REPLY.validate_python({key: row[key] for key in REPLY_KEYS})
+    except (KeyError, ValidationError):
+        return None
+
+
+def list_missing(section: TeacherSection, requests: Sequence[Request], replies: Mapping[str, Reply]) -> list[Request]:
+    """The requests that have no reply yet, each once."""
+    wanted = {identify(section, request): request for request in requests}
+    return [request for identity, request in wanted.items() if identity not in replies]
+
+
+def describe_journal(folder: Path, section: TeacherSection, requests: Sequence[Request]) -> str:
+    """One line: how many replies on disk are for these first requests of the rows, and how many for others."""
+    wanted = {identify(section, request) for request in requests}
+    rows = {row["request"]: row for row, _ in read_rows(folder)}
+    ours = sum(identity in rows for identity in wanted)
+    line = f"[OK] {ours:,} of {len(wanted):,} replies are on disk"
+    others = sum(row.get("purpose") in FIRST_PURPOSES for identity, row in rows.items() if identity not in wanted)
+    return f"{line}; {others:,} are for other requests (question, prompt, model or settings changed)" if others else line
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename the replies to a dated name, to start afresh without losing what was paid for; None when there are none."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    kept = path.with_name(f"answers-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}.jsonl")
+    replace_file(path, kept)
+    return kept

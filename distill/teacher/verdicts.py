@@ -1,0 +1,215 @@
+"""What a server's answer means: a reply, something to try again, a row without a reply, or the end of the run.
+
+Status 200 proves nothing: it may hold an error, no choices, or half an answer. Shapes are those of OpenRouter, OpenAI,
+Ollama's /v1 and llama.cpp's server; tests/teacher/replies holds one of each.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distill.config import TeacherSection
+from distill.errors import PipelineError
+from distill.network import host_of
+from distill.teacher.keys import SET_KEY
+from distill.teacher.ledger import Outcome
+from distill.teacher.prices import Prices
+from distill.teacher.requests import RowError
+
+LONGEST_RETRY_AFTER_SECONDS = 300.0
+REPEATABLE = (408, 409, 425, 429)
+REFUSED_STATUS = (400, 422)  # where servers say that they do not know a parameter
+# The answer may have been written, and paid, before a gateway gave up waiting for it.
+POSSIBLY_PAID = (408, 504, 524)
+MESSAGE_CHARACTERS = 200
+NO_MONEY = re.compile(r"insufficient_quota|exceeded your current quota|key limit exceeded|billing_hard_limit", re.IGNORECASE)
+DAILY = re.compile(r"per[ -]day\b", re.IGNORECASE)
+NO_SCHEMA = re.compile(r"response_format|json_schema|structured output|grammar", re.IGNORECASE)
+THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+
+
+class RepeatableError(Exception):
+    """This call failed, and the next may not. `retry_after` is in seconds, None when the server named no time."""
+
+    def __init__(self, reason: str, retry_after: float | None = None, silent: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after, self.silent = retry_after, silent
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a call ended, for the ledger, and either its text or its error."""
+
+    outcome: Outcome
+    error: Exception | None = None
+    text: str = ""
+    finish_reason: Literal["stop", "length"] = "stop"
+    model: str = ""
+
+
+class Judge:
+    """Judges what comes back from one teacher; knows the key only to take it out of what servers repeat."""
+
+    def __init__(self, section: TeacherSection, key: str, prices: Prices | None) -> None:
+        self._section, self._key, self._prices = section, key, prices
+
+    # -------------------------------------------------------------------------
+    # No completion
+
+    def judge_status(self, status: int, body: Any, headers: Mapping[str, str], schema: bool = False) -> Verdict:
+        """An HTTP error; `schema`: the request asked for JSON."""
+        outcome = Outcome(str(status), cost_usd=None if status in POSSIBLY_PAID else 0.0)
+        return Verdict(outcome, self.explain_status(status, body, read_retry_after(headers), schema))
+
+    def explain_status(self, status: int, body: Any, retry_after: float | None, schema: bool = False) -> Exception:
+        """What a status means for the row or the run."""
+        section, host, reason = self._section, host_of(self._section.base_url), self.read_reason(body)
+        if status == 401:
+            return PipelineError(f"{host} refuses the key (401): set {section.api_key_env}, or run  {SET_KEY}")
+        if status == 402 or NO_MONEY.search(f"{reason} {body}"):
+            return PipelineError(
+                f"{host} wants payment ({status}: {reason}): top up the account or the key's limit, then run again; "
+                f"every reply is kept"
+            )
+        if status == 404:
+            return PipelineError(self.explain_missing(reason))
+        if status == 429 and DAILY.search(reason):
+            return PipelineError(f"{host} has a daily limit (429: {reason}): run again tomorrow; every reply is kept")
+        if status in REFUSED_STATUS and schema and NO_SCHEMA.search(f"{reason} {body}"):
+            return RowError(f"takes no JSON schema ({status}: {reason}): choose another generate.teacher.model")
+        if status not in REPEATABLE and status < 500:
+            return RowError(f"refused with {status}: {reason}")
+        if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_SECONDS:
+            return PipelineError(f"{host} asks to wait {retry_after:.0f} s ({status}): run again then; every reply is kept")
+        return RepeatableError(f"status {status}: {reason}", retry_after)
+
+    def explain_missing(self, reason: str) -> str:
+        """404: no such model, no chat at that address, or (OpenRouter) no provider that satisfies what the request demands."""
+        section = self._section
+        start = f"{section.base_url} has no model {section.model} or no chat there (404: {reason}): "
+        if "endpoints" in reason or "providers" in reason:
+            return start + "no provider satisfies generate.teacher.openrouter and the prices: mend those, or the model"
+        return start + "mend generate.teacher.model or base_url"
+
+    def read_reason(self, body: Any) -> str:
+        """The server's words; OpenRouter keeps those of the provider behind it in metadata."""
+        if not isinstance(body, dict):
+            return self.clean(body or "no reason given")
+        metadata = body.get("metadata") if isinstance(body.get("metadata"), dict) else {}
+        details = [metadata.get("provider_name"), metadata.get("raw") or metadata.get("reasons")]
+        reason = body.get("message") or body
+        return self.clean(": ".join(str(part) for part in (reason, *details) if part))
+
+    def judge_silence(self, reason: str, sent: bool, silent: bool = True) -> Verdict:
+        """No answer at all; `sent` unless the connection was never made. `silent`: nothing shows that there is a server."""
+        outcome = Outcome("no answer", cost_usd=None) if sent else Outcome("not sent", cost_usd=0.0)
+        return Verdict(outcome, RepeatableError(self.clean(reason), silent=silent))
+
+    def judge_nonsense(self, problem: Any = "") -> Verdict:
+        """Status 200 with something that is no completion: nobody knows what it cost."""
+        reason = "an answer that is not a completion" + (f": {self.clean(problem)}" if problem else "")
+        return Verdict(Outcome("200 unreadable"), RepeatableError(reason))
+
+    def clean(self, problem: Any) -> str:
+        """A server's words as one short line. Servers repeat headers in their errors, so the key is taken out."""
+        text = " ".join(mend_text(str(problem)).split())
+        return (text.replace(self._key, "[key]") if self._key else text)[:MESSAGE_CHARACTERS]
+
+    # -------------------------------------------------------------------------
+    # Completions
+
+    def judge_completion(self, completion: Any, max_tokens: int) -> Verdict:
+        """A reply, or what is wrong with it: an error, no choices, no text, an end before the end."""
+        try:
+            outcome = self.read_usage(completion)
+            text, reason = self.read_text(completion, max_tokens)
+            model = completion.model if isinstance(completion.model, str) else ""
+            return Verdict(outcome, None, text, reason, model or self._section.model)
+        except (RowError, RepeatableError, PipelineError) as error:
+            cost = self.find_cost_of_failure(completion, outcome)
+            return Verdict(Outcome("200 error", outcome.prompt_tokens, outcome.answer_tokens, cost), error)
+        except (AttributeError, TypeError, LookupError, ValueError):
+            return self.judge_nonsense()
+
+    def read_usage(self, completion: Any) -> Outcome:
+        """Tokens and cost: the provider's own figure where it gives one (OpenRouter), else tokens times price."""
+        usage = completion.usage
+        if usage is None:
+            return Outcome("200", cost_usd=self.price(0, 0) if self.is_free() else None)
+        prompt, answer = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
+        extra = usage.model_extra or {}
+        cost = extra.get("cost")
+        if isinstance(cost, (int, float)):
+            details = extra.get("cost_details") if extra.get("is_byok") else None  # an own key: the provider bills apart
+            return Outcome("200", prompt, answer, cost + ((details or {}).get("upstream_inference_cost") or 0))
+        return Outcome("200", prompt, answer, self.price(prompt, answer))
+
+    def is_free(self) -> bool:
+        """Whether any call costs nothing."""
+        return self.price(1, 1) == 0
+
+    def price(self, prompt_tokens: int, answer_tokens: int) -> float | None:
+        """US dollars; None without prices."""
+        return self._prices.cost(prompt_tokens, answer_tokens) if self._prices else None
+
+    def find_cost_of_failure(self, completion: Any, outcome: Outcome) -> float | None:
+        """An error inside a 200 costs nothing unless usage says otherwise; an empty answer may have been paid."""
+        if outcome.prompt_tokens is not None:
+            return outcome.cost_usd
+        return 0.0 if find_problem(completion) else outcome.cost_usd
+
+    def read_text(self, completion: Any, max_tokens: int) -> tuple[str, Literal["stop", "length"]]:
+        """The answer's text and how it ended. Raises RowError, RepeatableError or PipelineError."""
+        choice = completion.choices[0] if completion.choices else None
+        problem = find_problem(completion)
+        if problem:
+            code = problem.get("code") if isinstance(problem, dict) else None
+            raise self.explain_status(code if isinstance(code, int) else 500, problem, None)
+        if choice is None:
+            raise RepeatableError("an answer without choices")
+        if choice.finish_reason in ("content_filter", "tool_calls"):
+            raise RowError(f"stopped by the teacher: {choice.finish_reason}")
+        if choice.message and choice.message.refusal:
+            raise RowError(f"refused by the teacher: {self.clean(choice.message.refusal)}")
+        text = mend_text(choice.message.content or "") if choice.message else ""
+        text = THOUGHTS.sub("", text).strip()
+        if choice.finish_reason == "length":
+            if not text or text.startswith("<think>"):
+                raise RowError(f"cut off at {max_tokens} tokens before any answer: raise generate.teacher.max_tokens")
+            return text, "length"
+        if not text or choice.finish_reason == "error":
+            raise RepeatableError("an empty answer" if not text else "an answer that broke off")
+        return text, "stop"
+
+
+def find_problem(completion: Any) -> Any:
+    """The error that stands in a completion or in its first choice."""
+    choice = completion.choices[0] if completion.choices else None
+    return (completion.model_extra or {}).get("error") or (choice and (choice.model_extra or {}).get("error"))
+
+
+def mend_text(text: str) -> str:
+    """A text that can be written as UTF-8: a lone surrogate, half of an emoji cut in two, becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a Retry-After header, a number or a date, or from retry-after-ms; None when absent or unreadable."""
+    try:
+        return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
+    except ValueError:
+        pass
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
