@@ -64,13 +64,15 @@ def encode_rows(folder: Path, config: Config, examples: list[TrainingExample]) -
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise PipelineError(f"{folder} has no chat template: use an instruct model as finetune.base_model")
-    encoded = encode_examples(tokenizer, config.prompt.system, examples)
+    encoded = encode_examples(tokenizer, config.prompt.system, examples, config.finetune.include_reasoning)
     require_lengths(encoded, config.finetune.max_length)
     lengths = describe_lengths(encoded)
     print(
         f"[OK] {lengths['rows']:,} rows, {lengths['tokens']:,} tokens ({lengths['answer_tokens']:,} carry loss), "
         f"median {lengths['median_tokens']:,}, longest {lengths['longest_tokens']:,} of {config.finetune.max_length:,}"
     )
+    if config.finetune.include_reasoning:
+        print(f"[OK] {sum(bool(row.reasoning) for row in examples):,} rows are learnt with the teacher's steps")
     return tokenizer, encoded
 
 

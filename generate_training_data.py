@@ -49,7 +49,7 @@ from distill.rows.rejections import Rejections
 from distill.rows.split import SIDES, Rows, require_disjoint
 from distill.teacher.dispatch import describe_teacher, require_able
 from distill.teacher.journal import Journal, set_aside
-from distill.teacher.keys import find_key, require_https, store_key
+from distill.teacher.keys import describe_key, find_key, require_https, store_key
 from distill.teacher.ledger import Ledger
 from distill.teacher.requests import Request
 
@@ -100,6 +100,7 @@ def require_key(config: Config, wanted: bool, dry_run: bool) -> str:
     require_allowed(teacher.base_url)
     require_https(teacher.base_url)
     try:
+        print(describe_key(teacher))
         return find_key(teacher)
     except PipelineError as error:
         if not dry_run:

@@ -41,7 +41,9 @@ def answer_from_sources(body: Any) -> str:
     text = body["messages"][-1]["content"]
     asked = " ".join(question_of(body).rstrip("?").split()[-2:])
     sources = re.split(r"\[Source \d+\] ", text.rsplit("Question: ", 1)[0])[1:]
-    cited = [f"{sentence} [Source {number}]" for number, source in enumerate(sources, 1) for sentence in SENTENCE.findall(source)]
+    cited = [
+        f"{sentence} [Source {number}]" for number, source in enumerate(sources, 1) for sentence in SENTENCE.findall(source)
+    ]
     return next((each for each in cited if each.startswith(f"The {asked} is")), [*cited, "Nothing is said of it."][0])
 
 

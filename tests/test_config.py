@@ -65,7 +65,7 @@ def list_keys(value: object, prefix: str = "") -> set[str]:
         ("prompt:\n  template: no places\n", r"config.yaml:2 prompt.template: must hold \{context\} exactly once"),
         ("prompt:\n  citation: '[S]'\n", r"config.yaml:2 prompt.citation: must hold \{number\} exactly once"),
         ("prompt:\n  template_file: none.txt\n", r"none.txt is missing"),
-        ("generate:\n  masking:\n    patterns: {SITE: '('}\n", r"config.yaml:3 generate.masking.patterns.*is no regular expression"),
+        ("generate:\n  masking:\n    patterns: {SITE: '('}\n", r"generate.masking.patterns.*is no regular expression"),
         ("generate:\n  masking:\n    patterns: {SITE: 'x*'}\n", r"generate.masking.patterns.*matches nothing at all"),
         ("generate:\n  masking:\n    patterns: {site: 'x'}\n", r"generate.masking.patterns"),
         ("generate:\n  masking:\n    kinds: [name]\n", r"generate.masking.kinds.*'card'"),

@@ -1,7 +1,7 @@
 """BM25 over an index's own FTS5 table, for all questions together.
 
 BM25 is a sum over a question's words, so each distinct word is asked for once, with FTS5's own bm25(), and a question's scores
-are added up here: the same figures as one MATCH of all its words joined by OR, at a tenth of the time for a thousand questions.
+are added up here: the same figures as one MATCH of all its words joined by OR, in a fraction of the time for many questions.
 (Threads with a connection each do not help: every row that SQLite returns needs Python's lock.)
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,10 @@ def load_inputs(config: Config, limit: int | None) -> Inputs:
     curated = load_curated(settings.curated_files)
     if not (questions or recordings or curated or settings.documents.sets):
         raise PipelineError("nothing to do: name generate.questions_file or generate.curated_files in config.yaml")
+    if recorded and settings.documents.sets:
+        raise PipelineError(
+            "generate.recordings_file and generate.documents.sets are split in different ways: set one of them to null or 0"
+        )
     categories = len({question.category for question in questions[:limit]})
     print(f"[OK] {len(questions[:limit])} questions in {categories} categories, {len(curated)} curated rows")
     for line in warn_of_template(config.prompt) if not recordings else ():
@@ -115,7 +119,18 @@ def make_plan(
     keys = {key: f"question {row.question.text}" for row in planned for key in make_keys(row.id, row.prompt.instruction)}
     require_unique(inputs.curated, keys)
     rows = place_all(split, inputs.curated, (chunk for row in planned for chunk in row.chunks))
+    require_same_side(planned, rows)
     return Plan(planned, sets, rows, list_requests(config, planned, sets))
+
+
+def require_same_side(planned: Sequence[PlannedRow], curated: Rows) -> None:
+    """Raises PipelineError, before anything is paid, for a curated row whose document a planned row shows on the other side."""
+    sides = {chunk.source: row.side for row in planned for chunk in row.chunks}
+    for side, rows in curated.items():
+        for row in rows:
+            wrong = [span.source for span in row.context if sides.get(span.source, side) != side]
+            if wrong:
+                raise PipelineError(f"curated row {row.id} names {wrong[0]}, which is on the other side: leave it out")
 
 
 def describe_plan(config: Config, plan: Plan, masker: Masker, rejections: Rejections) -> None:

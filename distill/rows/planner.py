@@ -35,7 +35,7 @@ NOTHING_FOUND = "no chunk above min_score"
 ID_DIGITS = 16
 REPEATED_QUESTION = "near-duplicate question"
 # Questions that share this much stay on one side of the split: well below what makes them the same question.
-SIMILAR_QUESTIONS = 0.5
+SIMILAR_QUESTIONS = 0.7
 # Hits per place in the prompt: enough to find near misses, and other documents, behind a document with many good chunks.
 HITS_PER_PLACE = 8
 RECORDED_CATEGORY = "Recorded prompts"

@@ -15,7 +15,6 @@ from distill.rows.plan import Plan
 from distill.rows.planner import PlannedRow, PlannedSet
 from distill.rows.preview import show_rows
 from distill.rows.rejections import Rejections
-from distill.rows.split import SIDES
 from distill.teacher.dispatch import answer_rows, describe_teacher
 from distill.teacher.journal import Journal, describe_journal, list_missing, load_replies
 from distill.teacher.ledger import Ledger, load_spending
@@ -68,7 +67,7 @@ def may_go_on(stage: Stage, plan: Plan, missing: Sequence[Request], yes: bool) -
     planned, sets = ([each for each in some if each.id in first] for some in (plan.planned, plan.sets))
     results = Results(planned, sets, Rejections())
     stage.answer(planned, sets, results)
-    show_rows(stage.config, [row for side in SIDES for row in results.rows[side]], FIRST_BATCH)
+    show_rows(stage.config, results.rows, FIRST_BATCH)
     if yes or not sys.stdin.isatty():
         return True
     return input(f"Go on with {len(missing) - FIRST_BATCH} more requests? [y/N] ").strip().lower() in ("y", "yes")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from distill.config import load_config
+from distill.records import load_examples
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo"
@@ -82,6 +83,17 @@ def test_tuned_is_better_on_the_metric_named_before_the_run(demo: tuple[Path, st
     assert summary["verdict"] == "better"
     assert summary["primary_metric"] == load_config(DEMO / "config.yaml").evaluate.primary_metric
     assert deciding["pairs"] >= 30 and deciding["interval"][0] > 0
+
+
+def test_rows_come_from_hybrid_retrieval_with_near_misses_and_some_lack_their_document(demo: tuple[Path, str]) -> None:
+    config = load_config(demo[0])
+    assert config.generate.retrieval == "hybrid"
+    rows = [row for side in ("train", "heldout") for row in load_examples(config.training_dir / f"{side}.jsonl")]
+    answered = [row for row in rows if row.answerable and row.golden]
+    assert {[span.chunk_id for span in row.context].index(row.golden[0]) for row in answered} == {0, 1}, "in random places"
+    assert all(len({span.source for span in row.context}) == 2 for row in answered), "one source is of another document"
+    lacking = [row for row in rows if row.answerable is False and row.category != "Outside the documents"]
+    assert len(lacking) > 10 and {row.output for row in lacking} == {config.prompt.refusal}
 
 
 def test_base_is_trained_well_enough_to_end_its_answers(demo: tuple[Path, str]) -> None:
