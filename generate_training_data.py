@@ -27,6 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import Config, load_config, type_command
+from distill.curation.card import write_card
+from distill.curation.counts import count_rows
+from distill.curation.lengths import TokenCounter, load_counter
+from distill.curation.rejections import Rejections
 from distill.errors import PipelineError, run
 from distill.files import hold_lock, sha256_file, write_jsonl_atomic
 from distill.index.embedders import make_embedder
@@ -35,18 +39,15 @@ from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import write_manifest
 from distill.masking import Masker
 from distill.network import require_allowed
-from distill.recorder import record_prompts
-from distill.rows.card import write_card
-from distill.rows.counts import count_rows
+from distill.recorder.record import record_prompts
+from distill.records import SIDES, Rows
 from distill.rows.edits import accept_edits, write_digests
-from distill.rows.lengths import TokenCounter, load_counter
 from distill.rows.making import Results
 from distill.rows.overlaps import drop_overlaps
 from distill.rows.plan import describe_plan, load_inputs, make_plan
 from distill.rows.planner import describe_request
 from distill.rows.preview import show_rows
-from distill.rows.rejections import Rejections
-from distill.rows.split import SIDES, Rows, require_disjoint
+from distill.rows.split import require_disjoint
 from distill.teacher.dispatch import describe_teacher, require_able
 from distill.teacher.journal import Journal, set_aside
 from distill.teacher.keys import describe_key, find_key, require_https, store_key

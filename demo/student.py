@@ -14,7 +14,7 @@ from typing import Any
 from demo.tiny_phi3 import END_OF_TEXT, describe_shape, write_tokenizer
 from distill.files import write_json_atomic
 from distill.progress import show_progress
-from distill.teacher.extractive import split_sentences
+from distill.sentences import split_sentences
 
 VOCABULARY = 2048
 LAYERS, HIDDEN, FEED_FORWARD = 2, 256, 512  # rows of 256 and 512 values are what K-quants need

@@ -64,6 +64,11 @@ class TrainingExample(BaseModel):
     draft: str = ""
 
 
+Side = Literal["train", "heldout"]
+SIDES: tuple[Side, Side] = ("train", "heldout")
+Rows = dict[Side, list[TrainingExample]]  # each side becomes a file
+
+
 def load_examples(path: Path) -> list[TrainingExample]:
     """Read a JSONL file of training rows. Raises PipelineError with file and line for the first row that is not one."""
     return [to_example(row, path, number) for number, row in read_jsonl(path)]

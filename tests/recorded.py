@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.recorder import describe_prompt
+from distill.recorder.record import describe_prompt
 
 CHUNKS = (
     (r"D:\docs\pump.md", "The pump limit is 20 degrees.\n\nNobody may run it longer."),

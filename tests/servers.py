@@ -133,16 +133,19 @@ FAULTS: dict[str, tuple[int, Any]] = {
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
+LETTERS = str.maketrans("0123456789", "ghijklmnop")  # an identifier with a digit would have to stand in the source
+
+
 def question_of(body: Any) -> str:
     """The last line of the last message: the question, under the default prompt template."""
     return body["messages"][-1]["content"].rsplit("Question: ", 1)[-1].strip()
 
 
 def answer_plainly(body: Any) -> str:
-    """An answer that depends on the question alone, citing source 1 where there is one."""
+    """An answer that depends on the question alone, citing source 1 where there is one; no check can find fault with it."""
     text = body["messages"][-1]["content"]
-    digest = hashlib.sha256(question_of(body).encode()).hexdigest()[:12]
-    return f"Finding {digest} answers the question." + (" [Source 1]" if "[Source 1] " in text else "")
+    digest = hashlib.sha256(question_of(body).encode()).hexdigest()[:12].translate(LETTERS)
+    return f"It is as described there: {digest}." + (" [Source 1]" if "[Source 1] " in text else "")
 
 
 class TeacherServer(Server):

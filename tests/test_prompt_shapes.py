@@ -27,7 +27,7 @@ from distill.prompts import (
     render_prompt,
     wants_citations,
 )
-from distill.recorder import describe_prompt
+from distill.recorder.record import describe_prompt
 from distill.records import Chunk
 from distill.rows.forms import read_form
 from distill.rows.recordings import load_recordings, locate

@@ -111,7 +111,7 @@ def make_world(folder: Path, index: Path, embed_url: str, teacher: TeacherServer
     section = {
         "questions_file": "questions.yaml", "index_folder": "index", "heldout_share": 0.2, "embedder": {"base_url": embed_url},
         "teacher": {"base_url": teacher.url, "model": "teacher-1", "api_key_env": "NO_KEY", "requests_per_minute": 60_000},
-        **generate,
+        "context": {"golden_less_share": 0}, **generate,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump({"work_dir": "work", "generate": section}), encoding="utf-8")
     return World(folder)
@@ -129,7 +129,6 @@ def test_generates_rows_from_the_index(tmp_path: Path, embed_url: str) -> None:
     with TeacherServer() as teacher:
         world = make_world(tmp_path, Path(INDEX), embed_url, teacher)
         world.run()
-        assert len(teacher.requests) == COUNT
     assert get(f"{embed_url}/counts")["query"] - before["query"] == COUNT
     train, heldout = world.rows("train.jsonl"), world.rows("heldout.jsonl")
     assert len(train) + len(heldout) == COUNT >= 20 and train and heldout and not world.rows("failures.jsonl")

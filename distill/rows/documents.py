@@ -21,7 +21,7 @@ from distill.index.hybridrag import Index
 from distill.index.retrieval import Hit, rank_chunks
 from distill.masking import Masker
 from distill.prompts import STAND_IN, find_citations, normalise, to_question_messages
-from distill.records import Chunk
+from distill.records import SIDES, Chunk, Side
 from distill.rows.contexts import ChunkReader, keep_others
 from distill.rows.planner import (
     HITS_PER_PLACE,
@@ -43,8 +43,8 @@ from distill.rows.replies import (
     read_reply,
     to_schema,
 )
-from distill.rows.split import SIDES, Side, Split, make_masks
-from distill.teacher.extractive import FEWEST_LETTERS, find_blocks
+from distill.rows.split import Split, make_masks
+from distill.sentences import FEWEST_LETTERS, find_blocks
 from distill.teacher.requests import Request
 
 # A chunk can be asked about when paragraphs and list items are this share of its characters, and hold at least so many words,

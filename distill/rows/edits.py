@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config, name_path
+from distill.curation.card import FILE_NAME as CARD
+from distill.curation.card import write_card
+from distill.curation.checks import find_markup
+from distill.curation.counts import count_rows
+from distill.curation.duplicates import find_overlaps
+from distill.curation.lengths import load_counter
 from distill.errors import PipelineError
 from distill.files import (
     ENCRYPTED,
@@ -31,15 +37,8 @@ from distill.files import (
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import describe_file, inherit
 from distill.prompts import find_citations
-from distill.records import TrainingExample, to_example
-from distill.rows.card import FILE_NAME as CARD
-from distill.rows.card import write_card
-from distill.rows.checks import find_markup
-from distill.rows.counts import count_rows
+from distill.records import SIDES, Rows, Side, TrainingExample, to_example
 from distill.rows.curated import check_row, complete, make_keys, require_known
-from distill.rows.duplicates import find_overlaps
-from distill.rows.lengths import load_counter
-from distill.rows.split import SIDES, Rows, Side
 
 FILE_NAME = "row_digests.json"
 MADE_BY = "generate_training_data.py"

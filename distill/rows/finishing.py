@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill.config import Config
+from distill.curation.checks import Fault, find_fault, find_markup
+from distill.curation.lengths import TokenCounter
 from distill.prompts import find_citations, is_refusal, join_reasoning
 from distill.records import TrainingExample
-from distill.rows.checks import Fault, find_fault, find_markup
-from distill.rows.lengths import TokenCounter
 from distill.rows.planner import PlannedRow
 
 TOO_LONG = "too long"

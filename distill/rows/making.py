@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 from distill.config import Config
+from distill.curation.checks import Fault
+from distill.curation.lengths import TokenCounter
+from distill.curation.rejections import Rejections
 from distill.prompts import is_refusal, to_improve_messages, to_judge_messages, to_shorten_messages
-from distill.records import TrainingExample
-from distill.rows.checks import Fault
+from distill.records import SIDES, Rows, Side, TrainingExample
 from distill.rows.documents import find_question_fault, plan_set_golden_less, plan_set_row, read_questions
 from distill.rows.finishing import TOO_LONG, Draft, check_draft, complete_row
-from distill.rows.lengths import TokenCounter
 from distill.rows.planner import PlannedRow, PlannedSet
-from distill.rows.rejections import Rejections
 from distill.rows.replies import (
     Grade,
     ImprovedAnswer,
@@ -32,7 +32,6 @@ from distill.rows.replies import (
     read_reply,
     to_schema,
 )
-from distill.rows.split import SIDES, Rows, Side
 from distill.teacher.requests import Ask, Message, Purpose, Reply, Request, RowError
 
 REFUSAL_TEACHER = "none (no chunk above min_score)"

@@ -4,12 +4,11 @@ overlap with held-out ones."""
 from __future__ import annotations
 
 from distill.config import Config
+from distill.curation.duplicates import find_near_duplicates, find_overlaps
+from distill.curation.rejections import Rejections
 from distill.prompts import normalise
-from distill.records import TrainingExample
-from distill.rows.duplicates import find_near_duplicates, find_overlaps
+from distill.records import SIDES, Rows, Side, TrainingExample
 from distill.rows.planner import REPEATED_QUESTION
-from distill.rows.rejections import Rejections
-from distill.rows.split import SIDES, Rows, Side
 
 OVERLAP = "overlap with held-out"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.config import Config
+from distill.curation.rejections import Rejections
 from distill.errors import PipelineError
 from distill.files import sha256_file
 from distill.index.check import check_index
@@ -14,15 +15,15 @@ from distill.index.embedders import Embedder
 from distill.index.hybridrag import Index, load_index, warn_of_access_tags, warn_of_tiers
 from distill.index.sources import make_document_finder
 from distill.masking import Masker
+from distill.records import Rows
 from distill.rows.curated import Curated, load_curated, make_keys, require_unique
 from distill.rows.documents import plan_sets
 from distill.rows.making import list_requests
 from distill.rows.planner import PlannedRow, PlannedSet, plan_questions, plan_recordings
 from distill.rows.questions import Question, load_questions
 from distill.rows.recordings import Recording, load_recordings
-from distill.rows.rejections import Rejections
 from distill.rows.shapes import warn_of_template
-from distill.rows.split import Rows, Split, place_all, split_sources
+from distill.rows.split import Split, place_all, split_sources
 from distill.teacher.requests import Request
 
 

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from distill.config import ChecksSection, Config, GenerateSection, PromptSection
+from distill.curation.duplicates import find_near_duplicates, group_similar
+from distill.curation.rejections import Rejections
 from distill.files import sha256_text
 from distill.index.embedders import Embedder, embed_questions
 from distill.index.hybridrag import Index
 from distill.index.retrieval import Hit, rank_chunks
 from distill.masking import Masker
 from distill.prompts import Message, RenderedPrompt, demands_refusal, invites_knowledge, render_prompt, to_answer_messages
-from distill.records import Chunk, Origin
+from distill.records import SIDES, Chunk, Origin, Side
 from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, order_by_hash, shuffle
-from distill.rows.duplicates import find_near_duplicates, group_similar
 from distill.rows.questions import Question
 from distill.rows.recordings import Recording, relocate
-from distill.rows.rejections import Rejections
-from distill.rows.split import SIDES, Side, Split, choose_sides, make_masks, split_groups
+from distill.rows.split import Split, choose_sides, make_masks, split_groups
 from distill.teacher.requests import Request
 
 NOTHING_FOUND = "no chunk above min_score"

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from distill.config import Config
 from distill.prompts import join_reasoning
-from distill.records import Chunk, ContextSpan, TrainingExample
+from distill.records import Chunk, ContextSpan, Rows, TrainingExample
 from distill.rows.planner import PlannedRow, PlannedSet
-from distill.rows.split import Rows
 
 RULE = "-" * 80
 ANSWERABLE = {True: "yes", False: "no: its golden chunk was taken away, or nothing was found", None: "nobody knows"}

@@ -1,4 +1,4 @@
-"""Prompts that HybridRAG3 really sent, as distill/recorder.py wrote them down. They replace questions and retrieval.
+"""Prompts that HybridRAG3 really sent, as distill/recorder/ wrote them down. They replace questions and retrieval.
 
 A prompt is kept to the byte. Its chunks are found by distill/rows/forms.py, what it asks for by distill/rows/shapes.py.
 """
@@ -14,7 +14,7 @@ from distill.config import PromptSection
 from distill.errors import PipelineError
 from distill.files import read_jsonl, sha256_text
 from distill.prompts import find_markup, normalise, wants_citations
-from distill.recorder import hash_prompt
+from distill.recorder.record import hash_prompt
 from distill.records import Chunk, ContextSpan
 from distill.rows.forms import Form, read_form
 from distill.rows.shapes import find_shape, require_one_shape

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from distill.curation.duplicates import Groups
 from distill.errors import PipelineError
 from distill.files import sha256_text
 from distill.index.hybridrag import Index
-from distill.records import Chunk, TrainingExample
+from distill.records import SIDES, Chunk, Rows, Side, TrainingExample
 from distill.rows.curated import Curated
-from distill.rows.duplicates import Groups
 
-Side = Literal["train", "heldout"]
-SIDES: tuple[Side, Side] = ("train", "heldout")
 HASH_DIGITS = 16
 FEWEST_CHARACTERS = 40  # a shorter chunk may stand in an instruction by chance
-Rows = dict[Side, list[TrainingExample]]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill.config import Config
+from distill.curation.lengths import TokenCounter
 from distill.errors import PipelineError
 from distill.index.embedders import Embedder
 from distill.network import host_of
 from distill.progress import Progress, show_progress
 from distill.rows.finishing import Draft
-from distill.rows.lengths import TokenCounter
 from distill.rows.making import Advance, Results, accept_draft, make_jobs, settle_rows
 from distill.rows.planner import PlannedRow, PlannedSet
 from distill.teacher.extractive import TEACHER_NAME, EmbedOnce, answer_all

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.config import Config
+from distill.curation.lengths import TokenCounter
+from distill.curation.rejections import Rejections
 from distill.index.embedders import Embedder
 from distill.network import is_loopback
-from distill.rows.lengths import TokenCounter
 from distill.rows.making import Results
 from distill.rows.plan import Plan
 from distill.rows.planner import PlannedRow, PlannedSet
 from distill.rows.preview import show_rows
-from distill.rows.rejections import Rejections
 from distill.teacher.dispatch import answer_rows, describe_teacher
 from distill.teacher.journal import Journal, describe_journal, list_missing, load_replies
 from distill.teacher.ledger import Ledger, load_spending

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from distill.config import Config, load_config
+from distill.curation.card import write_card
+from distill.curation.counts import count_rows
 from distill.errors import PipelineError
 from distill.files import read_json, read_jsonl, write_jsonl_atomic
 from distill.manifest import require_manifest, write_manifest
-from distill.records import ContextSpan, TrainingExample
-from distill.rows.card import write_card
-from distill.rows.counts import count_rows
+from distill.records import SIDES, ContextSpan, Rows, TrainingExample
 from distill.rows.edits import FILE_NAME, accept_edits, write_digests
-from distill.rows.split import SIDES, Rows
 
 ADDED = {"instruction": "What is a pump?", "output": "A machine that moves liquids."}
 KEY = "HYBRIDRAG_DISTILL_KEY"

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from distill.config import Config
+from distill.curation.lengths import TokenCounter
+from distill.curation.rejections import Rejections
 from distill.index.hybridrag import Index
 from distill.masking import Masker
 from distill.prompts import RenderedPrompt
 from distill.records import Chunk, TrainingExample
 from distill.rows.documents import plan_sets
 from distill.rows.finishing import Draft, check_draft, rate_difficulty
-from distill.rows.lengths import TokenCounter
 from distill.rows.making import REFUSAL_TEACHER, Results, list_requests, make_jobs, settle_rows
 from distill.rows.planner import PlannedRow, PlannedSet, describe_request, plan_questions
 from distill.rows.questions import Question
-from distill.rows.rejections import Rejections
 from distill.teacher.chat import run_jobs
 from distill.teacher.journal import Journal
 from distill.teacher.ledger import Ledger

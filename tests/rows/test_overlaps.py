@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from distill.config import Config
-from distill.records import TrainingExample
+from distill.curation.rejections import Rejections
+from distill.records import Rows, TrainingExample
 from distill.rows.overlaps import drop_overlaps
-from distill.rows.rejections import Rejections
-from distill.rows.split import Rows
 
 
 def make_row(question: str, origin: str = "question", **fields: Any) -> TrainingExample:

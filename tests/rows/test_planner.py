@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from distill.config import Config, MaskingSection
+from distill.curation.rejections import Rejections
 from distill.index.hybridrag import Index
 from distill.masking import Masker
 from distill.rows.planner import NOTHING_FOUND, PlannedRow, make_id, plan_questions, plan_recordings
 from distill.rows.questions import Question
 from distill.rows.recordings import load_recordings
-from distill.rows.rejections import Rejections
 from tests.rows.small_world import UNITS, WordEmbedder, make_config, make_index, make_split
 
 QUESTIONS = [f"What is the {unit} {aspect}?" for aspect in ("limit", "colour") for unit in UNITS]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from distill.config import Config
+from distill.curation.rejections import Rejections
 from distill.masking import Masker
 from distill.records import ContextSpan, TrainingExample
 from distill.rows.documents import plan_sets
 from distill.rows.planner import plan_questions
 from distill.rows.preview import show_rows
 from distill.rows.questions import Question
-from distill.rows.rejections import Rejections
 from tests.rows.small_world import WordEmbedder, make_config, make_index, make_split
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distill.config import PromptSection
 from distill.errors import PipelineError
-from distill.recorder import describe_prompt
+from distill.recorder.record import describe_prompt
 from distill.rows.recordings import load_recordings, locate, relocate
 from tests.recorded import CHUNKS, REFUSAL, STRICT, write_guarded, write_numbered, write_recordings, write_rows
 

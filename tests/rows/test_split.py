@@ -13,9 +13,9 @@ from demo.build_index import build_index
 from distill.config import IndexSection
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index, load_index
-from distill.records import Chunk, ContextSpan, TrainingExample
+from distill.records import SIDES, Chunk, ContextSpan, Side, TrainingExample
 from distill.rows.curated import Curated
-from distill.rows.split import SIDES, Side, Split, choose_sides, make_masks, place_all, split_groups, split_sources
+from distill.rows.split import Split, choose_sides, make_masks, place_all, split_groups, split_sources
 from tests.servers import embed_words
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from distill.config import Config
+from distill.curation.lengths import TokenCounter
+from distill.curation.rejections import Rejections
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index
 from distill.masking import Masker
 from distill.prompts import find_citations
-from distill.rows.lengths import TokenCounter
 from distill.rows.making import Results
 from distill.rows.planner import PlannedRow, plan_questions
 from distill.rows.questions import Question
-from distill.rows.rejections import Rejections
 from distill.teacher.dispatch import NOTHING_NEAR, answer_rows, describe_teacher, require_able
 from distill.teacher.extractive import TEACHER_NAME
 from distill.teacher.journal import Journal

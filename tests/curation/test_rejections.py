@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from distill.curation.rejections import FILE_NAME, Rejections
 from distill.files import read_jsonl
-from distill.rows.rejections import FILE_NAME, Rejections
 
 
 def make_rejections(order: int = 1) -> Rejections:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from distill.config import Config, PromptSection
+from distill.curation.support import Statement, find_foreign, find_unsupported, list_statements, measure_support, read_evidence
 from distill.prompts import render_citation
 from distill.records import Chunk
-from distill.rows.support import Statement, find_foreign, find_unsupported, list_statements, measure_support, read_evidence
-from distill.teacher.extractive import split_sentences
+from distill.sentences import split_sentences
 
 PROMPT = PromptSection()
 PUMP = (

@@ -24,11 +24,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from distill.config import PromptSection
+from distill.curation.units import ANY_NUMBER, NUMBER_WITH_UNIT, name_unit
+from distill.curation.words import fold_number, fold_signs, fold_word, list_content_words, read_number_words
 from distill.prompts import citation_pattern, normalise
 from distill.records import Chunk
-from distill.rows.units import ANY_NUMBER, NUMBER_WITH_UNIT, name_unit
-from distill.rows.words import fold_number, fold_signs, fold_word, list_content_words, read_number_words
-from distill.teacher.extractive import cut_sentences
+from distill.sentences import cut_sentences
 
 FEWEST_WORDS = 3
 SHOWN_CHARACTERS = 80

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from distill.curation.lengths import TokenCounter
 from distill.files import create_private, replace_file, sha256_text, write_text_atomic
-from distill.rows.lengths import TokenCounter
-from distill.rows.split import SIDES, Rows
+from distill.records import SIDES, Rows
 
 FILE_NAME, PLOT_NAME = "README.md", "lengths.png"
 BINS = 40

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill.stand_in import FIXED_ANSWER, KNOWN_MODELS, answer_alone
+from distill.recorder.stand_in import FIXED_ANSWER, KNOWN_MODELS, answer_alone
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "why?"}]}
 GENERATE = {"model": "m", "prompt": "why?"}

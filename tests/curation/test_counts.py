@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import PromptSection
-from distill.records import ContextSpan, TrainingExample
-from distill.rows.counts import count_rows, describe_lengths, pick
-from distill.rows.lengths import TokenCounter
-from distill.rows.split import Rows
+from distill.curation.counts import count_rows, describe_lengths, pick
+from distill.curation.lengths import TokenCounter
+from distill.records import ContextSpan, Rows, TrainingExample
 
 PROMPT = PromptSection()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from distill.relay import LARGEST_BODY, Relay
-from distill.stand_in import answer_alone
+from distill.recorder.relay import LARGEST_BODY, Relay
+from distill.recorder.stand_in import answer_alone
 from tests.servers import Handler, Server
 
 
@@ -272,7 +272,7 @@ def test_a_body_that_cannot_be_read_is_refused(headers: str, body: bytes, status
 
 
 def test_many_small_chunks_are_too_much_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.relay.LARGEST_BODY", 10)
+    monkeypatch.setattr("distill.recorder.relay.LARGEST_BODY", 10)
     with relaying() as port:
         assert ask(port, "POST", "/api/version", [b"{    ", b"    }"])[0].status == 200
         assert ask(port, "POST", "/api/version", [b"{    ", b"     }"])[0].status == 413

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill.rows.units import NUMBER_WITH_UNIT, UNITS, name_unit
-from distill.rows.words import fold_signs
+from distill.curation.units import NUMBER_WITH_UNIT, UNITS, name_unit
+from distill.curation.words import fold_signs
 
 
 @pytest.mark.parametrize(("text", "found"), [

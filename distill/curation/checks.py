@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distill.config import Config, PromptSection
+from distill.curation.support import cut, find_unsupported, list_statements
 from distill.prompts import (
     demands_refusal,
     find_citations,
@@ -18,7 +19,6 @@ from distill.prompts import (
     wants_citations,
 )
 from distill.records import Chunk
-from distill.rows.support import cut, find_unsupported, list_statements
 
 # What chat templates write around a turn; in an answer it would teach the student to stop, or to speak for the user.
 CHAT_MARKER = re.compile(
@@ -93,7 +93,7 @@ def find_fault(config: Config, row: Asked, text: str, tokens: int) -> Fault | No
     "markup": chat markers, control characters. "placeholder": no answer at all. "refusal": a refusal where an answer was
     expected, or that nobody asked for, or that goes on; and an answer where a refusal was expected. "too long".
     "citation": a source that does not exist, or none. "too short". "support": a sentence that its sources do not support, as
-    distill.rows.support measures it.
+    distill.curation.support measures it.
     """
     checks = config.generate.checks
     detail = find_markup(text)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.rows.duplicates import (
+from distill.curation.duplicates import (
     Groups,
     choose_bands,
     find_near_duplicates,
@@ -148,7 +148,7 @@ def test_groups_do_not_hang_on_the_order(texts: list[str], threshold: float) -> 
 
 @given(TEXTS, TEXTS, st.sampled_from([0.5, 0.8, 1.0]))
 def test_overlaps_are_those_of_the_exact_measure(texts: list[str], others: list[str], share: float) -> None:
-    from distill.rows.duplicates import measure_overlap
+    from distill.curation.duplicates import measure_overlap
 
     for text, found in zip(texts, find_overlaps(texts, others, share)):
         measured = [measure_overlap(make_shingles(text), make_shingles(other)) for other in others]

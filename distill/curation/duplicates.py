@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from distill.rows.words import STOP_WORDS, fold_number, fold_signs, fold_word
+from distill.curation.words import STOP_WORDS, fold_number, fold_signs, fold_word
 
 T = TypeVar("T", str, bytes)
 TOKEN = re.compile(r"-?\d+(?:\.\d+)*(?![^\W_])|[^\W_]+(?:[-._/][^\W_]+)*[+#]*")

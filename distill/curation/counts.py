@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from distill.config import PromptSection
+from distill.curation.lengths import TokenCounter
 from distill.prompts import is_refusal
-from distill.rows.lengths import TokenCounter
-from distill.rows.split import SIDES, Rows
+from distill.records import SIDES, Rows
 
 ANSWERABLE = {True: "answerable", False: "unanswerable", None: "unknown"}
 

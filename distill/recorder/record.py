@@ -1,6 +1,6 @@
 """Writes down each prompt that HybridRAG3 sends to Ollama, standing in its place (distill/relay.py).
 
-Each prompt is on disk before its reply begins. With no Ollama to pass it on to, distill/stand_in.py answers. Knows nothing of
+Each prompt is on disk before its reply begins. With no Ollama to pass it on to, stand_in.py answers. Knows nothing of
 what a prompt says; embedding requests are passed on and not recorded.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import JsonlAppender, hold_lock, is_unicode, sha256_text
-from distill.relay import Relay
-from distill.stand_in import KNOWN_MODELS, StandInAnswer, answer_alone
+from distill.recorder.relay import Relay
+from distill.recorder.stand_in import KNOWN_MODELS, StandInAnswer, answer_alone
 
 PROMPT_PATHS = ("/api/generate", "/api/chat")
 

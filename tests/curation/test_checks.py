@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import Config
+from distill.curation.checks import Fault, find_fault, find_markup
 from distill.prompts import RenderedPrompt, render_citation
 from distill.records import Chunk
-from distill.rows.checks import Fault, find_fault, find_markup
 from distill.rows.questions import Question
 
 CHUNKS = (

@@ -24,12 +24,12 @@ from distill.config import PromptSection
 from distill.errors import PipelineError
 from distill.files import read_jsonl
 from distill.ollama import OllamaClient, OllamaError
-from distill.recorder import Recorder, record_prompts
+from distill.recorder.record import Recorder, record_prompts
 from distill.rows.recordings import load_recordings
 from tests.recorded import write_numbered
 from tests.servers import Handler, OllamaServer, Server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BODY = {"model": "phi4-mini", "prompt": "why? \u00e9\u2028\r\n ", "stream": False, "options": {"num_ctx": 4096}}
 
 
@@ -257,7 +257,7 @@ def wait_for(found: Callable[[], Any], seconds: float = 20) -> Any:
 def test_ctrl_c_ends_it_well_and_the_prompts_are_there(tmp_path: Path) -> None:
     path, log = tmp_path / "r.jsonl", tmp_path / "log.txt"
     program = (
-        "import sys; from pathlib import Path; from distill.recorder import record_prompts;"
+        "import sys; from pathlib import Path; from distill.recorder.record import record_prompts;"
         "record_prompts(Path(sys.argv[1]), port=0, forward=None, encrypt=False)"
     )
     with open(log, "w", encoding="utf-8") as file:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.rows.words import fold_number, fold_signs, fold_word, list_content_words, read_number_words
+from distill.curation.words import fold_number, fold_signs, fold_word, list_content_words, read_number_words
 
 
 @pytest.mark.parametrize("forms", [

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from distill.config import check_url
 from distill.errors import PipelineError
 from distill.network import is_loopback, require_allowed
-from distill.stand_in import StandInAnswer
+from distill.recorder.stand_in import StandInAnswer
 
 HOST = "127.0.0.1"
 FORWARD_SECONDS = 3600  # a large model on a CPU may take minutes before its first word

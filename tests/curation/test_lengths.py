@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill.config import Config
-from distill.rows.lengths import TokenCounter, load_counter
+from distill.curation.lengths import TokenCounter, load_counter
 
 
 def make_config(base_model: str) -> Config:

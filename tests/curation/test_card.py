@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from distill.config import Config, PromptSection
-from distill.rows.card import CHECKS, write_card
-from distill.rows.checks import find_fault
-from distill.rows.counts import count_rows
-from distill.rows.lengths import TokenCounter
-from tests.rows.test_counts import make_rows
+from distill.curation.card import CHECKS, write_card
+from distill.curation.checks import find_fault
+from distill.curation.counts import count_rows
+from distill.curation.lengths import TokenCounter
+from tests.curation.test_counts import make_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

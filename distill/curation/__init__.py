@@ -1,0 +1,1 @@
+"""What an answer must be to become a row: checks, near-duplicates, lengths, figures, the dataset card."""
