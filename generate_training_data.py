@@ -143,6 +143,11 @@ def require_unchanged(digests: dict[Path, str]) -> None:
             raise PipelineError(f"{path} changed while this ran: run again; answers are kept")
 
 
+def describe_state(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Size and time of each file: an index of many gigabytes is not hashed twice to see whether it changed."""
+    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+
+
 def summarise(counts: dict[str, Any], results: Results, config_path: Path) -> None:
     """The end of a run, with what to do next."""
     for reason, number in Counter(failure["reason"] for failure in results.failures).most_common(3):
@@ -186,6 +191,8 @@ def main() -> None:
 
     masker, rejections, counter = Masker(settings.masking), Rejections(), load_counter(config)
     embedder = make_embedder(settings.embedder) if inputs.want_embedder(config) else None
+    index_files = list_files(settings.index_folder, settings.index) if inputs.want_index(config) else []
+    index_before = describe_state(index_files)
     plan = make_plan(config, inputs, embedder, masker, rejections, args.limit)
     describe_plan(config, plan, masker, rejections)
     if args.show_redactions:
@@ -224,8 +231,9 @@ def main() -> None:
         rows = drop_overlaps(config, {side: results.rows[side] + plan.curated[side] for side in SIDES}, rejections)
         require_disjoint(rows)
         require_unchanged(inputs.digests)
+        if describe_state(index_files) != index_before:
+            print("[WARN] the index changed while this ran: the manifest names it as it is now")
         counts, outputs, facts = write_outputs(config, rows, results, masker, preflight, counter)
-        index_files = list_files(settings.index_folder, settings.index) if inputs.want_index(config) else []
         write_manifest(
             folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*inputs.digests, *index_files],
             outputs=outputs, fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED},
