@@ -24,38 +24,42 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.config import Config, load_config, type_command
-from distill.curation.card import write_card
-from distill.curation.counts import count_rows
-from distill.curation.lengths import TokenCounter, load_counter
+from distill.curation.lengths import load_counter
 from distill.curation.rejections import Rejections
+from distill.encryption import clear_plain
 from distill.errors import PipelineError, run
-from distill.files import hold_lock, sha256_file, write_jsonl_atomic
+from distill.files import hold_lock, write_jsonl_atomic
 from distill.index.embedders import make_embedder
-from distill.index.hybridrag import list_files
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import write_manifest
 from distill.masking import Masker
 from distill.network import require_allowed
 from distill.recorder.record import record_prompts
-from distill.records import SIDES, Rows
-from distill.rows.edits import accept_edits, write_digests
+from distill.records import SIDES
+from distill.rows.edits import accept_edits
 from distill.rows.making import Results
+from distill.rows.outputs import (
+    describe_state,
+    list_index,
+    mask_answers,
+    require_no_edits,
+    require_no_whole_set,
+    require_unchanged,
+    write_outputs,
+)
 from distill.rows.overlaps import drop_overlaps
 from distill.rows.plan import describe_plan, load_inputs, make_plan
 from distill.rows.planner import describe_request
 from distill.rows.preview import show_rows
 from distill.rows.split import require_disjoint
-from distill.teacher.dispatch import describe_teacher, require_able
+from distill.teacher.dispatch import require_able
 from distill.teacher.journal import Journal, set_aside
 from distill.teacher.keys import describe_key, find_key, require_https, store_key
 from distill.teacher.ledger import Ledger
 from distill.teacher.requests import Request
-
-if TYPE_CHECKING:
-    from distill.teacher.preflight import Preflight
 
 NAME = "generate_training_data.py"
 FIXED = ("system", "template", "source_format", "source_separator", "citation", "refusal", "general_knowledge")
@@ -74,6 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="go on after the first rows of a paid run without asking")
     parser.add_argument("--set-key", action="store_true", help="type the teacher's key into the keyring, and stop")
     parser.add_argument("--accept-edits", action="store_true", help="check rows edited by hand, record it, and stop")
+    parser.add_argument("--discard-edits", action="store_true", help="write over rows that were edited by hand")
     parser.add_argument("--record-prompts", action="store_true", help="record what HybridRAG3 sends to Ollama, until Ctrl-C")
     parser.add_argument("--port", type=int, default=RECORDER_PORT, help=f"the recorder's, default {RECORDER_PORT}")
     parser.add_argument("--forward", metavar="URL", default=OLLAMA, help="the real Ollama's address; none: answer alone")
@@ -110,25 +115,6 @@ def require_key(config: Config, wanted: bool, dry_run: bool) -> str:
         return ""
 
 
-def write_outputs(
-    config: Config, rows: Rows, results: Results, masker: Masker, preflight: Preflight | None, counter: TokenCounter
-) -> tuple[dict[str, Any], list[Path], dict[str, Any]]:
-    """Write rows, what was left out, digests and card; returns counts, files, and what the card says beside the counts."""
-    folder = config.training_dir
-    for side in SIDES:
-        lines = (row.model_dump(mode="json") for row in rows[side])
-        write_jsonl_atomic(folder / f"{side}.jsonl", lines, private=True, encrypt=config.encrypt)
-    results.rejections.write(folder / "rejected.jsonl", config.encrypt)
-    facts = {
-        "teacher": describe_teacher(config), "licence": preflight.to_manifest() if preflight else {},
-        "checks": results.rejections.counts(), "masking": dict(masker.counts), "failures": len(results.failures),
-    }
-    counts = {**count_rows(config.prompt, rows, counter), "failures": facts["failures"], "rejected": len(results.rejections)}
-    card = write_card(folder, rows, {**facts, "counts": counts, "config": config.describe("generate")}, config.encrypt, counter)
-    names = ("train.jsonl", "heldout.jsonl", "failures.jsonl", "rejected.jsonl")
-    return counts, [*(folder / name for name in names), write_digests(folder, rows), *card], facts
-
-
 def write_requests(config: Config, missing: Sequence[Request]) -> None:
     """Without a teacher: leave what would be sent for reading."""
     path = config.training_dir / "requests.jsonl"
@@ -136,19 +122,7 @@ def write_requests(config: Config, missing: Sequence[Request]) -> None:
     print("[OK] generate.teacher.enabled is false: wrote training_data/requests.jsonl, asked nobody, made no train.jsonl")
 
 
-def require_unchanged(digests: dict[Path, str]) -> None:
-    """Raises PipelineError when a file is not what this run read: the manifest would vouch for the wrong one."""
-    for path, digest in digests.items():
-        if not path.is_file() or sha256_file(path) != digest:
-            raise PipelineError(f"{path} changed while this ran: run again; answers are kept")
-
-
-def describe_state(files: Sequence[Path]) -> list[tuple[int, int]]:
-    """Size and time of each file: an index of many gigabytes is not hashed twice to see whether it changed."""
-    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-
-
-def summarise(counts: dict[str, Any], results: Results, config_path: Path) -> None:
+def summarise(counts: dict[str, Any], results: Results, config_path: Path, smoke_run: bool) -> None:
     """The end of a run, with what to do next."""
     for reason, number in Counter(failure["reason"] for failure in results.failures).most_common(3):
         print(f"[WARN] {number} rows failed: {reason}")
@@ -160,6 +134,8 @@ def summarise(counts: dict[str, Any], results: Results, config_path: Path) -> No
     again = " (the next run asks for them again)" if results.failures else ""
     print(f"[OK] training_data/: {counts['train']} training rows, {counts['heldout']} held-out rows", end="")
     print(f", {counts['refusals']} refusals among them; {counts['failures']} failures{again}")
+    if not counts["train"] and not smoke_run:
+        raise PipelineError("no row to train on: read training_data/rejected.jsonl and failures.jsonl, and docs/DATA.md")
     print(f"Next:  {type_command('finetune.py', config_path)}")
 
 
@@ -183,6 +159,10 @@ def main() -> None:
     # Inputs: fail here, before anything is computed or sent
 
     only_look = args.dry_run or args.show or args.show_redactions
+    if not only_look and not args.discard_edits:
+        require_no_edits(config)
+    if args.limit and not only_look and not args.overwrite:
+        require_no_whole_set(config)
     inputs = load_inputs(config, args.limit)
     key = require_key(config, inputs.ask_teacher(config), dry_run=only_look)
 
@@ -191,8 +171,7 @@ def main() -> None:
 
     masker, rejections, counter = Masker(settings.masking), Rejections(), load_counter(config)
     embedder = make_embedder(settings.embedder) if inputs.want_embedder(config) else None
-    index_files = list_files(settings.index_folder, settings.index) if inputs.want_index(config) else []
-    index_before = describe_state(index_files)
+    index_before = describe_state(list_index(config, inputs))
     plan = make_plan(config, inputs, embedder, masker, rejections, args.limit)
     describe_plan(config, plan, masker, rejections)
     if args.show_redactions:
@@ -211,15 +190,17 @@ def main() -> None:
     # Teacher: each answer is on disk before it counts
 
     with hold_lock(folder):
-        (folder / MANIFEST).unlink(missing_ok=True)  # the files below are about to change: no longer complete
-        if args.overwrite and (kept := set_aside(folder)):
-            print(f"[OK] the old answers are in {kept.name}: rename it to answers.jsonl to have them back")
+        if args.overwrite and (kept := set_aside(folder, plan.row_ids)):
+            print(f"[OK] the answers to these rows are asked for again; {kept.name} has all that were there before")
         results = Results(plan.planned, plan.sets, rejections)
         with Journal(folder, settings.teacher, config.encrypt) as journal, Ledger(folder) as ledger:
             stage = Stage(config, key, embedder, counter, journal, ledger, preflight.prices if preflight else None)
+            if not may_go_on(stage, plan, missing, args.yes):
+                return print("[OK] stopped; what was answered is kept: the same command, without --overwrite, goes on")
+            (folder / MANIFEST).unlink(missing_ok=True)  # the files below are about to change: no longer complete
+            if config.encrypt:
+                clear_plain(folder, keep=inputs.digests)
             try:
-                if not may_go_on(stage, plan, missing, args.yes):
-                    return print("[OK] stopped; what was answered is kept, and the same command goes on")
                 stage.answer(plan.planned, plan.sets, results)
             finally:
                 write_jsonl_atomic(folder / "failures.jsonl", results.failures, private=True, encrypt=config.encrypt)
@@ -228,10 +209,11 @@ def main() -> None:
         # -----------------------------------------------------------------------------
         # Output: rows in the order of the questions, the manifest last
 
-        rows = drop_overlaps(config, {side: results.rows[side] + plan.curated[side] for side in SIDES}, rejections)
+        rows = mask_answers(masker, {side: results.rows[side] + plan.curated[side] for side in SIDES})
+        rows = drop_overlaps(config, rows, rejections)
         require_disjoint(rows)
         require_unchanged(inputs.digests)
-        if describe_state(index_files) != index_before:
+        if describe_state(index_files := list_index(config, inputs)) != index_before:
             print("[WARN] the index changed while this ran: the manifest names it as it is now")
         counts, outputs, facts = write_outputs(config, rows, results, masker, preflight, counter)
         write_manifest(
@@ -240,7 +222,7 @@ def main() -> None:
             counts={**counts, "asked": len(missing)}, started=started,
             details={"card": facts, "smoke_run": args.limit is not None},
         )
-    summarise(counts, results, args.config)
+    summarise(counts, results, args.config, smoke_run=args.limit is not None)
 
 
 if __name__ == "__main__":

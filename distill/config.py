@@ -164,7 +164,7 @@ class ChecksSection(Section):
     min_support: Share = 0.4
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
     heldout_overlap: Annotated[float, Field(gt=0, le=1)] = 0.8
-    keep_refusals: bool = False
+    refusal_share: Share = 0.2
     judge: bool = False
     min_judge_score: int = Field(default=4, ge=1, le=5)
 
@@ -203,7 +203,7 @@ class TeacherSection(Section):
     reasoning: bool = False
     instructions: str = (
         "Write a thorough answer for an engineer with more than five years of experience. "
-        "Include the equations, specifications and standards that the sources give."
+        "Include the equations, specifications and standards that the sources give. Use at most 300 words."
     )
     temperature: float = Field(default=0.3, ge=0, le=2)
     max_tokens: Positive = 1024

@@ -3,6 +3,7 @@ Encryption at rest: JSON lines sealed one by one with AES-256-GCM, under a key t
 
     python -m distill.encryption show training_data/train.jsonl         # print an encrypted file as JSON lines
     python -m distill.encryption decrypt training_data/answers.jsonl    # make it plain, to use it under another key or none
+    python -m distill.encryption encrypt training_data/mine.jsonl       # encrypt a file that no stage writes
 
 A sealed line is {"aes256gcm": base64 of nonce (12 bytes), ciphertext and tag (16 bytes)}. Each has a random nonce of its own,
 which for one key is safe up to 2^32 lines (NIST SP 800-38D, section 8.3). docs/SECURITY.md says where the key is and how it
@@ -17,13 +18,13 @@ import binascii
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import PipelineError, run
-from distill.files import ENCRYPTED, read_jsonl, read_text, to_line, write_jsonl_atomic
+from distill.files import ENCRYPTED, hold_lock, read_jsonl, read_text, to_line, write_jsonl_atomic
 
 VARIABLE = "HYBRIDRAG_DISTILL_KEY"
 SERVICE, USER = "hybridrag-distill", "encryption-key"
@@ -31,6 +32,7 @@ ENTRY = f"the keyring's entry {SERVICE} / {USER}"
 SET_KEY = f"python -m keyring set {SERVICE} {USER}"
 NONCE_BYTES = 12
 SEALED = f'{{"{ENCRYPTED}":'  # how a sealed line begins
+WITHOUT_TEXT = ("ledger.jsonl", "audit.jsonl")  # hashes and figures: they stay as they are
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,7 +180,7 @@ def seal_lines(path: Path, lines: Sequence[str]) -> list[str]:
 def open_lines(path: Path, cipher: Cipher) -> dict[str, str]:
     """The sealed lines of a file by what they hold, as far as this key opens them."""
     known = {}
-    for line in read_text(path).split("\n") if path.exists() else ():
+    for line in read_text(path, whole_lines=True).split("\n") if path.exists() else ():
         if is_sealed(line):
             try:
                 known[cipher.open(json.loads(line)[ENCRYPTED]) + "\n"] = line + "\n"
@@ -190,13 +192,49 @@ def open_lines(path: Path, cipher: Cipher) -> dict[str, str]:
 def encrypt_existing(path: Path) -> None:
     """Encrypt the rows that stand in plain in a JSON lines file, if there is one.
 
-    Raises PipelineError, and changes nothing, when a line is no row or the key did not write it.
+    A last line that broke off is dropped. Raises PipelineError, and changes nothing, when a line is no row or the key did not
+    write it.
     """
     if not path.exists():
         return
-    rows = [row for _, row in read_jsonl(path, torn_end=True)]
-    if not all(is_sealed(line) for line in read_text(path, whole_lines=True).split("\n") if line.strip()):
+    rows = [row for _, row in read_jsonl(path, torn_end=is_torn(path))]
+    if holds_plain(path):
         write_jsonl_atomic(path, rows, private=True, encrypt=True)
+
+
+def holds_plain(path: Path) -> bool:
+    """Whether anything in a file is not a sealed line. Reads bytes: a torn end may break off within a character."""
+    mark = SEALED.encode("ascii")
+    return any(line.strip() and not line.startswith(mark) for line in path.read_bytes().split(b"\n"))
+
+
+def is_torn(path: Path) -> bool:
+    """Whether the last line broke off as it was written, and is no row; one from an editor only lacks its line feed."""
+    last = path.read_bytes().rpartition(b"\n")[2] if path.is_file() else b""
+    try:
+        return bool(last.strip()) and not isinstance(json.loads(last), dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+def clear_plain(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Encrypt what an earlier run left in plain in a folder that the caller has locked, and delete what a killed one left.
+
+    The files in `keep`, inputs of this run, stay as they are, with a warning. Raises PipelineError for a file with a line that
+    is no row, and for one that a recorder writes now.
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+    kept = {path.resolve() for path in keep}
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name in WITHOUT_TEXT or not holds_plain(path):
+            continue
+        if path.resolve() in kept:
+            print(f"[WARN] {path} is read by this run and stays in plain: python -m distill.encryption encrypt {path}")
+            continue
+        with hold_lock(path):
+            encrypt_existing(path)
+            print(f"[OK] encrypted {path.name}, which an earlier run had left in plain")
 
 
 # -----------------------------------------------------------------------------
@@ -204,15 +242,19 @@ def encrypt_existing(path: Path) -> None:
 
 
 def main() -> None:
-    """Print encrypted files, which then stay as they are, or make them plain."""
+    """Print encrypted files, which then stay as they are, make them plain, or encrypt plain ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["show", "decrypt"])
+    parser.add_argument("command", choices=["show", "decrypt", "encrypt"])
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON lines, encrypted or not")
     args = parser.parse_args()
     for path in args.files:
-        rows = [row for _, row in read_jsonl(path, torn_end=True)]
+        rows = [row for _, row in read_jsonl(path, torn_end=is_torn(path))]
         if args.command == "show":
             print("".join(map(to_line, rows)), end="")
+        elif args.command == "encrypt":
+            with hold_lock(path):
+                encrypt_existing(path)
+            print(f"[OK] {path} is encrypted now")
         else:
             write_jsonl_atomic(path, rows, private=True)
             print(f"[OK] {path} is in plain now")

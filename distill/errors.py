@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 
 # A folder that cannot be made or written, a full disk: the user's to mend, wherever it strikes.
-UNUSABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+UNUSABLE = (
+    errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.ENOSPC),  # Windows has none
+)
 
 # Read by Hugging Face's libraries when they are imported: our own lines and progress say what a user wants to know.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

@@ -100,8 +100,15 @@ def read_json(path: Path) -> Any:
     """Raises PipelineError with the line when the file is not JSON."""
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{path}:{error.lineno} is not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path}:{getattr(error, 'lineno', 1)} is not JSON: {describe_fault(error)}") from None
+
+
+def describe_fault(error: ValueError | RecursionError) -> str:
+    """What json.loads stumbled over: besides bad JSON also good JSON that Python will not read."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "it is nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[dict[str, Any]], private: bool = False, encrypt: bool = False) -> None:
@@ -148,8 +155,8 @@ def parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
     """Raises PipelineError unless the line is one JSON object."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{path}:{number} is not JSON ({error.msg}): mend or delete the line") from None
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path}:{number} is not JSON ({describe_fault(error)}): mend or delete the line") from None
     if "\\ud" in line.lower() and not is_unicode(row):
         raise PipelineError(f"{path}:{number} holds half of a character (a lone \\ud... escape): mend or delete the line")
     if not isinstance(row, dict):
@@ -225,14 +232,19 @@ def cut_torn_line(path: Path) -> None:
 def hold_lock(folder: Path) -> FileLock:
     """One run at a time in a stage's folder: held as long as the result is kept, released when the process ends.
 
-    The lock file lies beside the folder, which a stage may delete. Raises PipelineError while another run holds it.
+    The lock file lies beside the folder, which a stage may delete; where the folder is a link, beside the real one, so that
+    its other paths meet the same lock. Raises PipelineError while another run holds it, and where it cannot be made.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    real = folder.resolve()
+    path = real.parent / f".{real.name}.lock"
     try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
         raise PipelineError(f"another run is at work on {folder}: wait until it ends") from None
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be made ({error.strerror}): put {folder} where you may write beside it") from None
     return lock
 
 

@@ -4,6 +4,10 @@ Personal data in a text, replaced by tags such as [EMAIL] before the text is sen
 The rules for cards, social security numbers, e-mail addresses, telephone numbers and IP addresses are in distill/personal.py;
 here are the user's own patterns and words, and how all of them together make one text. A tag is never looked into, so that
 masking a masked text changes nothing.
+
+Each text is masked by itself, and a chunk's ends may cut what it holds. An e-mail address that is cut after its @ is masked as
+well. Not seen are a name cut before the @, and a card, social security or telephone number of which a part is missing: such a
+part looks like any other number, and is no whole one. A word or name of the user's is seen only where it is whole.
 """
 
 from __future__ import annotations

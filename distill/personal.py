@@ -114,9 +114,24 @@ EMAIL = re.compile(
 )
 
 
+# Cut by the end of a chunk: "john.smith@exam", but not 5V@3.3A.
+TORN_EMAIL = re.compile(r"(?<![^\W_])(?=\w)[\w.%+'-]{1,64}@(?:[^\W\d_][\w.-]{0,253})?\Z")
+LONGEST_NAME, LONGEST_HOST = 64, 254
+
+
 def find_emails(text: str, start: int, end: int) -> Iterator[Span]:
-    """name@host.domain, the last part of letters alone (so 5V@3.3A is none); also where a letter or digit follows at once."""
-    return (found.span() for found in EMAIL.finditer(text, start, end)) if "@" in text else iter(())
+    """name@host.domain, the last part of letters alone (so 5V@3.3A is none); also where a letter or digit follows at once.
+
+    At the very end of the text also name@ and the beginning of a host: the rest may stand in the next chunk.
+    """
+    done = start
+    for found in EMAIL.finditer(text, start, end) if "@" in text else ():
+        yield found.span()
+        done = found.end()
+    sign = text.rfind("@", max(done, end - LONGEST_HOST - 1), end) if end == len(text) else -1
+    torn = TORN_EMAIL.search(text, max(done, sign - LONGEST_NAME), end) if sign >= 0 else None
+    if torn:
+        yield torn.span()
 
 
 # -----------------------------------------------------------------------------
@@ -198,8 +213,9 @@ VERSION_LABEL = re.compile(
 VERSION_CHAIN = re.compile(r" ?(?:,|-|/|to|and|or|,? and|,? or|through) ?")
 HEADING = re.compile(r"[1-9](?:\.(?:[1-9]|[1-3][0-9])){3} +[A-Z]")
 PRIVATE = [
-    ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16")
+    ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
 ]
+EVERYWHERE = ipaddress.ip_network("255.0.0.0/8")  # broadcast, and the masks of networks
 IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])(?=[0-9A-Fa-f.]{0,40}+:[0-9A-Fa-f.]{0,40}+:)[0-9A-Fa-f:.]{4,46}+(?![0-9A-Fa-f:.])")
 # Where addresses are given out: global, local, link and multicast. 12::30 and the hardware address 00:1A:...:5E lie outside.
 ASSIGNED = [
@@ -218,13 +234,16 @@ def find_ipv4(text: str, start: int, end: int) -> Iterator[Span]:
     Four numbers up to 255, unless they are a version or a section.
 
     They are when a word for one stands right before ("firmware 1.2.3.4", "see section 3.1.2.4") or they open a line as a
-    heading does ("3.1.2.4 Grounding"). Addresses of private networks are always taken: "firmware 192.168.1.10".
+    heading does ("3.1.2.4 Grounding"). Addresses of private networks are always taken: "firmware 192.168.1.10". Those that are
+    the same on every machine (127.0.0.1, 0.0.0.0, 255.255.255.0) name nobody's.
     """
     version_end = -12
     for found in IPV4.finditer(text, start, end):
         try:
             address = ipaddress.ip_address(re.sub(r"\b0+(?=[0-9])", "", found.group()))
         except ValueError:
+            continue
+        if address.is_loopback or address.is_unspecified or address in EVERYWHERE:
             continue
         continues = found.start() - version_end < 12 and VERSION_CHAIN.fullmatch(text[version_end : found.start()])
         is_version = continues or follows(VERSION_LABEL, text, found.start()) or is_heading(text, found.start(), end)

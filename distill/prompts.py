@@ -18,13 +18,11 @@ Message = dict[str, str]
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 LIST_SEPARATOR = r"(?:\s*[,;&]|\s+and\b)+\s*"
 NO_MATCH = re.compile(r"((?!))")
-# What chat templates of the models in use write between messages: the tokenizer reads it as markup wherever it stands.
+# What chat templates of the models in use write between messages: a tokenizer may read it as markup wherever it stands.
 CHAT_MARKUP = re.compile(
-    r"<\|[^<>|\s]{1,60}\|>|<\uff5c[^<>\s]{1,60}\uff5c>|</?(?:start_of_turn|end_of_turn|bos|eos|s|unk|pad)>|<</?SYS>>"
+    r"<\|[^<>|\s]{1,60}\|>|<\uff5c[^<>\s]{1,60}\uff5c>|</?(?:start_of_turn|end_of_turn|bos|eos|s|unk|pad|think)>|<</?SYS>>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
 )
-SENTENCE_END = r"(?<=[.!?])\s+|\s*\n\s*"
-WORD = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,13 @@ def find_markup(text: str) -> list[str]:
 
 
 def neutralise_markup(text: str) -> str:
-    """Chat markers with a blank after their first character: a tokenizer then reads them as text, and a person still can."""
-    return CHAT_MARKUP.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    """Chat markers with a blank after their first character: a tokenizer then reads them as text, and a person still can.
+
+    Markers may be nested, as in <|[INST]|>, so it is done again until none is left.
+    """
+    while CHAT_MARKUP.search(text):
+        text = CHAT_MARKUP.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
 
 
 def fill(template: str, values: dict[str, str]) -> str:
@@ -157,29 +160,6 @@ def is_refusal(prompt: PromptSection, answer: str) -> bool:
     return bool(refusal) and normalise(answer).startswith(refusal)
 
 
-def is_marked(prompt: PromptSection, answer: str) -> bool:
-    """Whether an answer says by the general knowledge mark what it did not find in the sources.
-
-    Each sentence must hold the mark, follow one that does in the same paragraph (between blank lines), or cite a source.
-    Headings are no sentences. An answer without any mark is not marked, and none is where no mark is configured.
-    """
-    mark = normalise(prompt.general_knowledge)
-    paragraphs = re.split(r"\n\s*\n", answer)
-    return bool(mark) and mark in normalise(answer) and all(is_marked_paragraph(prompt, mark, text) for text in paragraphs)
-
-
-def is_marked_paragraph(prompt: PromptSection, mark: str, paragraph: str) -> bool:
-    """`mark` is normalised. A tag that stands behind the full stop belongs to the sentence before it."""
-    tag = citation_pattern(prompt)
-    tidy = re.sub(rf"([.!?])\s+({tag.pattern})", r" \2\1", paragraph, flags=re.IGNORECASE)
-    for sentence in re.split(SENTENCE_END, tidy):
-        if mark in normalise(sentence):
-            return True
-        if WORD.search(sentence) and not sentence.lstrip().startswith("#") and not tag.search(sentence):
-            return False
-    return True
-
-
 def normalise(text: str) -> str:
     """Lower case, runs of white space as one blank."""
     return " ".join(text.lower().split())
@@ -191,9 +171,10 @@ def normalise(text: str) -> str:
 
 STAND_IN = "(each question that you write will stand here)"
 TOKENS_TO_WORDS = 0.6  # English prose has about 0.75 words a token; technical prose, and room to spare
+PRESCRIBED = "Where the prompt prescribes a sentence, `answer` is that sentence."
 REASONING = (
     "Reply with a JSON object. `reasoning` holds the steps that lead from the sources to the answer, each in one short "
-    "sentence; `answer` holds the answer alone, complete without the steps."
+    f"sentence; `answer` holds the answer alone, complete without the steps. {PRESCRIBED}"
 )
 
 
@@ -207,14 +188,14 @@ def to_question_messages(
     system: str, instructions: str, instruction: str, numbers: Sequence[int], count: int, reasoning: bool
 ) -> list[Message]:
     """What asks for `count` questions with answers about the sources `numbers`; `instruction` is the prompt around STAND_IN."""
-    listed = " and ".join(f"source {number}" for number in numbers)
+    listed = ("one or more of " if len(numbers) > 1 else "") + " and ".join(f"source {number}" for number in numbers)
     steps = "`reasoning` (the steps from the sources to the answer, each in one short sentence), " if reasoning else ""
     task = (
         f"Below stands, between the two lines of equals signs, a prompt as an assistant gets it. Write {count} questions that "
         "could stand in it, each with the answer that the assistant should give.\n"
         f"- Each question is about {listed}. The other sources are there to be told apart: no question is about them.\n"
-        "- Engineers ask the questions without having seen the sources: each question names its subject, and none speaks of a "
-        "text, a source, a document, a passage or a figure.\n"
+        "- Engineers ask the questions without having seen the sources: each question names its subject, and none speaks "
+        "of \"the text\", \"the source\", \"the passage\" or \"the figure\".\n"
         "- The questions differ from one another: facts and values, reasons, procedures, comparisons. None can be answered by "
         "yes or no.\n"
         "- Each answer follows the rules of the prompt to the letter, among them how it cites, and keeps every value as the "
@@ -224,29 +205,38 @@ def to_question_messages(
         f"Reply with a JSON object: `questions`, a list of objects with `question`, {steps}`answer` and `difficulty`."
     )
     ruled = f"{task}\n\n{'=' * 40}\n{instruction}\n{'=' * 40}"
-    return to_teacher_messages(system, instructions, ruled)
+    return to_teacher_messages(system, f"For each answer: {instructions}" if instructions else "", ruled)
 
 
-def to_shorten_messages(messages: Sequence[Message], answer: str, max_tokens: int) -> list[Message]:
-    """What asks for a shorter answer than `answer`, the reply to `messages`; `max_tokens` are the student's tokens."""
+def to_shorten_messages(messages: Sequence[Message], answer: str, max_tokens: int, steps_count: bool = False) -> list[Message]:
+    """What asks for a shorter answer than `answer`, the reply to `messages`; `max_tokens` are the student's tokens.
+
+    `steps_count` is whether the student learns the steps too, so that they count.
+    """
+    counted = " for `reasoning` and `answer` together" if steps_count else ""
     task = (
-        f"That answer is too long. Give it again in at most {int(max_tokens * TOKENS_TO_WORDS)} words: keep what the question "
-        "asks for, every value and the rules of the prompt, citations included; leave out what is only nice to know."
+        f"That answer is too long. Give it again in at most {int(max_tokens * TOKENS_TO_WORDS)} words{counted}: keep what the "
+        "question asks for, every value and the rules of the prompt, citations included; leave out what is only nice to know."
     )
     return go_on(messages, answer, task)
 
 
 def to_improve_messages(messages: Sequence[Message], answer: str, max_tokens: int, reasoning: bool) -> list[Message]:
-    """What asks the teacher to criticise and improve `answer`, its own reply to `messages`."""
+    """What asks the teacher to criticise and improve `answer`, its own reply to `messages`.
+
+    The reply's form is described once: what `messages` say of the first one's is taken out.
+    """
     steps = "`reasoning` holds the steps that lead from the sources to the improved answer; " if reasoning else ""
     task = (
         "Check that answer against the sources, sentence by sentence: what is wrong, missing, not in the sources, cited to the "
         "wrong source, or against the rules of the prompt? Then write the best answer to the question, in at most "
         f"{int(max_tokens * TOKENS_TO_WORDS)} words and by the same rules. Where the answer is right, keep it as it is.\n"
         f"Reply with a JSON object: `critique` holds what you found; {steps}`answer` holds the improved answer alone, as if it "
-        "were the first."
+        f"were the first. {PRESCRIBED}"
     )
-    return go_on(messages, answer, task)
+    contents = [message["content"].removesuffix(REASONING).removesuffix("\n\n") for message in messages[:-1]]
+    plain = [{**message, "content": content} for message, content in zip(messages, contents) if content]
+    return go_on([*plain, messages[-1]], answer, task)
 
 
 def to_judge_messages(instruction: str, answer: str) -> list[Message]:

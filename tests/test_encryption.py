@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill.encryption import SERVICE, USER, VARIABLE, Cipher, encrypt_existing, require_cipher
+from distill.encryption import SERVICE, USER, VARIABLE, Cipher, clear_plain, encrypt_existing, require_cipher
 from distill.errors import PipelineError
-from distill.files import JsonlAppender, read_jsonl, write_jsonl_atomic
+from distill.files import JsonlAppender, hold_lock, read_jsonl, write_jsonl_atomic
 from distill.records import load_examples
 
 ROOT = Path(__file__).parent.parent
@@ -193,6 +193,56 @@ def test_encryption_switched_off_again_goes_on_in_plain(tmp_path: Path, key: byt
 
 
 # -----------------------------------------------------------------------------
+# What earlier runs left in plain
+
+PLAIN = b'{"output": "The torque is 45 Nm."}\n'
+
+
+def test_nothing_stays_in_plain(tmp_path: Path, key: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    sealed = Cipher(KEY, "here").seal('{"a": 1}\n').encode()
+    contents = {
+        "requests.jsonl": PLAIN, "answers-20260101.jsonl": sealed + PLAIN,
+        "recordings.jsonl": PLAIN + b'{"prompt": "torque \xc3',
+        "train.jsonl": PLAIN + PLAIN.strip(), "rejected.jsonl": sealed + b'{"torque": ', "failures.jsonl": b"",
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / ".train.jsonl.4711.tmp").write_bytes(PLAIN)
+    clear_plain(tmp_path)
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+    assert b"torque" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    rows = {name: read(tmp_path / name) for name in contents}
+    assert rows["requests.jsonl"] == rows["recordings.jsonl"] == [ROWS[0]] and rows["rejected.jsonl"] == [{"a": 1}]
+    assert rows["answers-20260101.jsonl"] == [{"a": 1}, ROWS[0]]
+    assert rows["train.jsonl"] == [ROWS[0], ROWS[0]], "an editor's last line without a line feed is a row"
+    assert capsys.readouterr().out.count("[OK] encrypted") == 5
+
+
+def test_what_needs_no_encryption_is_left_to_the_byte(tmp_path: Path, key: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    other = Cipher(OTHER, "elsewhere").seal('{"a": 1}\n').encode()  # an old key's file, set aside
+    contents = {"ledger.jsonl": PLAIN, "audit.jsonl": PLAIN, "old.jsonl": other, "notes.txt": PLAIN, "README.md": PLAIN}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    clear_plain(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents and not capsys.readouterr().out
+
+
+def test_inputs_of_the_run_stay_and_are_named(tmp_path: Path, key: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mine.jsonl", "requests.jsonl"):
+        (tmp_path / name).write_bytes(PLAIN)
+    clear_plain(tmp_path, keep=[tmp_path / "x" / ".." / "mine.jsonl", tmp_path / "elsewhere.jsonl"])
+    assert (tmp_path / "mine.jsonl").read_bytes() == PLAIN and b"torque" not in (tmp_path / "requests.jsonl").read_bytes()
+    assert f"[WARN] {tmp_path / 'mine.jsonl'} is read by this run and stays in plain" in capsys.readouterr().out
+
+
+def test_a_file_that_a_recorder_writes_is_not_taken_from_it(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "recordings.jsonl").write_bytes(PLAIN)
+    with hold_lock(tmp_path / "recordings.jsonl"), pytest.raises(PipelineError, match="another run is at work on"):
+        clear_plain(tmp_path)
+    assert (tmp_path / "recordings.jsonl").read_bytes() == PLAIN
+
+
+# -----------------------------------------------------------------------------
 # The key
 
 
@@ -353,6 +403,22 @@ def test_decrypt_makes_a_file_plain(sealed: Path) -> None:
     done = run_python("-m", "distill.encryption", "decrypt", str(sealed), **{VARIABLE: encode(KEY)})
     assert done.returncode == 0 and "torque" not in done.stdout
     assert read(sealed) == [{"a": 1}, *ROWS] and b"torque" in sealed.read_bytes()
+
+
+def test_encrypt_makes_a_file_encrypted_and_decrypt_keeps_a_last_line_without_line_feed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(PLAIN + PLAIN.strip())
+    for command, plain in (("decrypt", True), ("encrypt", False)):
+        done = run_python("-m", "distill.encryption", command, str(path), **{VARIABLE: encode(KEY)})
+        assert done.returncode == 0 and (b"torque" in path.read_bytes()) == plain, done.stderr
+    done = run_python("-m", "distill.encryption", "show", str(path), **{VARIABLE: encode(KEY)})
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [ROWS[0], ROWS[0]]
+
+
+@pytest.mark.parametrize("command", ["show", "decrypt", "encrypt"])
+def test_a_missing_file_is_one_line(tmp_path: Path, command: str) -> None:
+    done = run_python("-m", "distill.encryption", command, str(tmp_path / "none.jsonl"), **{VARIABLE: encode(KEY)})
+    assert done.returncode == 1 and "none.jsonl is missing" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "decrypt"])

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
         ("raise PipelineError('x.yaml:3 is wrong: mend it')", 1, "[FAIL] x.yaml:3 is wrong: mend it\n", "Traceback"),
         ("raise KeyboardInterrupt", 130, "[WARN] stopped: run the same command again", "Traceback"),
         ("raise OSError(28, 'No space left', 'x')", 1, "[FAIL] x: No space left: make room, or mend work_dir", "Traceback"),
+        ("raise OSError(27, 'File too large', 'x')", 1, "[FAIL] x: File too large: make room", "Traceback"),
+        ("import errno; raise OSError(getattr(errno, 'EDQUOT', 28), 'Quota', 'x')", 1, "[FAIL] x: Quota: make", "Traceback"),
         ("raise FileNotFoundError(2, 'ours')", 1, "Traceback", "[FAIL]"),
         ("raise KeyError('ours')", 1, "Traceback", "[FAIL]"),
         ("print('\\u4e2d')", 0, "", "Traceback"),

@@ -17,6 +17,7 @@ from distill.errors import PipelineError
 from distill.files import (
     JsonlAppender,
     create_private,
+    hold_lock,
     make_private,
     read_json,
     read_jsonl,
@@ -59,6 +60,8 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         (b"\xff\xfe{\x00}\x00", "is UTF-16, as PowerShell"),
         (b'{"a": 1}\n\xe9\n', r"x\.jsonl:2 is not UTF-8"),
         (b'{"a": 1}\n{"a": \n', r"x\.jsonl:2 is not JSON .*mend or delete the line"),
+        (b'{"a": 1}\n' + b"[" * 100_000 + b"\n", r"x\.jsonl:2 is not JSON \(it is nested too deep\)"),
+        (b'{"a": ' + b"1" * 10_000 + b"}\n", r"x\.jsonl:1 is not JSON \(a number has too many digits\)"),
         (b'{"a": "\\ud83d"}\n', r"x\.jsonl:1 holds half of a character"),
         (b"[1]\n", r"x\.jsonl:1 is list, not a JSON object"),
     ],
@@ -217,3 +220,38 @@ def test_replace_gives_up_with_a_clear_line(tmp_path: Path, monkeypatch: pytest.
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"[" * 100_000, "it is nested too deep"), (b"1" * 10_000, "too many digits")])
+def test_json_that_python_will_not_read_is_one_line(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(PipelineError, match=rf"x\.json:1 is not JSON: .*{reason}"):
+        read_json(tmp_path / "x.json")
+
+
+# -----------------------------------------------------------------------------
+# Locks
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    with hold_lock(tmp_path / "a"), pytest.raises(PipelineError, match="another run is at work on"):
+        hold_lock(tmp_path / "a")
+    hold_lock(tmp_path / "a").release()
+
+
+def test_a_folder_has_one_lock_by_all_its_paths(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "disk" / "data", target_is_directory=True)
+        (tmp_path / "far").symlink_to(tmp_path / "disk", target_is_directory=True)
+    except OSError:
+        pytest.skip("this Windows user may make no links")
+    for first, second in (("link", "disk/data"), ("far/data", "link"), ("disk/data", "disk/../link"), ("far/new", "disk/new")):
+        with hold_lock(tmp_path / first), pytest.raises(PipelineError, match="another run is at work on"):
+            hold_lock(tmp_path / second)
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PipelineError, match=r"\.a\.lock cannot be made \(.*\): put .* where you may write"):
+        hold_lock(tmp_path / "file" / "a")

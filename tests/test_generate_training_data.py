@@ -289,19 +289,19 @@ def test_answers_that_fail_a_check_are_no_rows_and_are_not_paid_twice(
     wrong = {
         "What is the modem limit?": "As [Source 9] says in its table.",
         "What is the pump limit?": "The pump limit is 99 degrees. [Source 1]",
-        "What is the cable limit?": REFUSAL,
+        "What is the cable limit?": "N/A [Source 1]",
     }
     teacher.text = lambda body: wrong.get(question_of(body)) or answer_from_sources(body)
     world = make_world(tmp_path, ollama, teacher)
     call(monkeypatch, world)
     rejected = {row["question"]: row for row in world.rows("rejected.jsonl")}
     assert {question: row["check"] for question, row in rejected.items()} == {
-        "What is the modem limit?": "citation", "What is the pump limit?": "support", "What is the cable limit?": "refusal",
+        "What is the modem limit?": "citation", "What is the pump limit?": "support", "What is the cable limit?": "too short",
     }
     assert all(rejected[question]["output"] == text for question, text in wrong.items())
     assert "99" in rejected["What is the pump limit?"]["detail"]
     assert not {row["question"] for row in world.all_rows()} & set(wrong) and len(world.all_rows()) == TOTAL - 3
-    assert world.manifest()["details"]["card"]["checks"] == {"citation": 1, "refusal": 1, "support": 1}
+    assert world.manifest()["details"]["card"]["checks"] == {"citation": 1, "support": 1, "too short": 1}
     assert "[WARN] 1 left out: citation" in capsys.readouterr().out
     call(monkeypatch, world)
     assert len(teacher.requests) == TOTAL and len(world.rows("rejected.jsonl")) == 3

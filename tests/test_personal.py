@@ -50,6 +50,12 @@ MASKED = {
         ("john@example.com5", "[EMAIL]5"),
         ("contact....john@example.com", "[EMAIL]"),
         ("x@y.xn--p1ai", "[EMAIL]"),
+        ("Contact john.smith@exam", "Contact [EMAIL]"),  # the chunk ends here
+        ("Contact O'Brien_2@", "Contact [EMAIL]"),
+        ("(j\u00f6rg@m\u00fcll", "([EMAIL]"),
+        ("john\uff20sub-3.", "[EMAIL]"),
+        ("a@b.example, c@d", "[EMAIL], [EMAIL]"),
+        ("smith@example.com rest", "[EMAIL] rest"),  # the chunk begins here
     ],
     "phone": [
         ("555-123-4567", "[PHONE]"),
@@ -81,6 +87,9 @@ MASKED = {
         ("DNS is 8.8.8.8.", "DNS is [IP]."),
         ("firmware 192.168.1.10", "firmware [IP]"),  # an address of a private network is no version
         ("10.0.0.0/8", "[IP]/8"),
+        ("It binds to 127.0.0.1:8000, or 0.0.0.0; the mask is 255.255.255.0; ask 10.1.2.3", (
+            "It binds to 127.0.0.1:8000, or 0.0.0.0; the mask is 255.255.255.0; ask [IP]"
+        )),
         ("198.51.100.1-198.51.100.9", "[IP]-[IP]"),
         ("10.0.0.5 fileserver", "[IP] fileserver"),
         ("routing table: 203.0.113.7", "routing table: [IP]"),
@@ -118,6 +127,10 @@ KEPT = {
     "coordinates": ["40.7128, -74.0060", "+40.20361-075.00417/", "+37.7749295, -122.4194155"],
     "hardware addresses": ["00:1A:2B:3C:4D:5E", "00-1A-2B-3C-4D-5E", "0011.2233.4455", "00:1A:2B:FF:FE:3C:4D:5E"],
     "code": ["std::vector", "a::b", "face::bad", "x[::2]", "@param.name"],
+    "signs around the end of a chunk": [
+        "user@host in a log", "user@host\n", "git@server:path", "3 A @", "5V@3", "10 dBm @ 2 GHz", "see @param", "-@",
+        "x = a @ b", "user@host[SSN]",
+    ],
     "numbers that cannot be given out": [
         "000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "4111 1111 1111 1112", "1234567890123456",
         "123 45 6789", "123456789",

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from distill.config import IndexSection, PromptSection, load_config
+from distill.curation.statements import is_marked
 from distill.errors import PipelineError
 from distill.index.sources import make_document_finder
 from distill.prompts import (
     demands_refusal,
     find_citations,
     invites_knowledge,
-    is_marked,
     is_refusal,
     render_citation,
     render_prompt,
@@ -30,7 +30,7 @@ from distill.prompts import (
 from distill.recorder.record import describe_prompt
 from distill.records import Chunk
 from distill.rows.forms import read_form
-from distill.rows.recordings import load_recordings, locate
+from distill.rows.recordings import load_recordings, make_spans
 from distill.rows.shapes import Shape, find_shape, warn_of_template
 from tests.recorded import KNOWLEDGE, PLAIN, REFUSAL, STRICT, TAGS, write_rows
 
@@ -78,8 +78,9 @@ def test_an_answer_is_read_by_its_shape(name: str) -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_rendered_prompt_and_a_recorded_one_are_read_alike(name: str, count: int) -> None:
     rendered = render_prompt(SHAPES[name], "What is the limit?", CHUNKS[:count])
-    question, spans = locate(rendered.instruction)
-    assert question == "What is the limit?"
+    form = read_form(rendered.instruction)
+    assert form.question == "What is the limit?"
+    spans = make_spans(rendered.instruction, form)
     assert [(span.start, span.end) for span in spans] == [(span.start, span.end) for span in rendered.context]
 
 

@@ -13,13 +13,16 @@ from distill.prompts import (
     find_citations,
     find_markup,
     invites_knowledge,
-    is_marked,
     is_refusal,
     neutralise_markup,
     render_citation,
     render_prompt,
     strip_citations,
+    to_answer_messages,
+    to_improve_messages,
     to_messages,
+    to_question_messages,
+    to_shorten_messages,
     to_teacher_messages,
     wants_citations,
 )
@@ -182,30 +185,6 @@ def test_knowledge_is_invited_where_the_mark_stands(text: str, invited: bool) ->
     assert not invites_knowledge(BARE, text)
 
 
-MARK = "[General Knowledge]"
-
-
-@pytest.mark.parametrize(("answer", "marked"), [
-    (f"{MARK} Pumps wear.", True),
-    (f"{MARK} Pumps wear. Seals age too.", True),
-    (f"{MARK} Pumps wear.\n\nSeals age too.", False),
-    (f"{MARK} Pumps wear.\n\n{MARK} Seals age too.", True),
-    (f"Pumps wear. {MARK} Seals age too.", False),
-    (f"{MARK} Causes:\n- wear\n- heat", True),
-    (f"- {MARK} wear\n- {MARK} heat", True),
-    (f"# Pumps\n\n{MARK} Pumps wear.", True),
-    (f"The limit is 5 [Source: chunk_1]. {MARK} Pumps wear.", True),
-    (f"The limit is 5. [Source: chunk_1]\n\n{MARK} Pumps wear.", True),
-    (f"{MARK.lower()} pumps wear.", True),
-    ("The limit is 5 [Source: chunk_1].", False),
-    ("Pumps wear.", False),
-    ("", False),
-])
-def test_marked_answers(answer: str, marked: bool) -> None:
-    assert is_marked(GUARDED, answer) is marked
-    assert not is_marked(BARE, answer)
-
-
 def test_count_is_the_number_of_sources() -> None:
     prompt = PromptSection(template="{question}\n=== {count} texts ===\n{context}\n{count}")
     rendered = render_prompt(prompt, "how many {count}?", [Chunk(str(n), "a", "text {count}", 1.0) for n in range(3)])
@@ -219,7 +198,7 @@ def test_count_is_the_number_of_sources() -> None:
 MARKERS = [
     "<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|endoftext|>", "<|im_start|>", "<|start_header_id|>", "<|/tool|>",
     "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
-    "<\uff5cUser\uff5c>", "[AVAILABLE_TOOLS]",
+    "<\uff5cUser\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[AVAILABLE_TOOLS]", "[TOOL_CALLS]", "</think>",
 ]
 HARMLESS = [
     "a < b | c > d", "<|>", "x <- y", "<b>bold</b>", "[Source 1]", "[INSTALL]", "array[|i|]", "<html>", "|>", "List<String>",
@@ -242,12 +221,59 @@ def test_other_signs_stay_as_they_are(text: str) -> None:
     assert neutralise_markup(text) == text and not find_markup(text)
 
 
-@given(st.text(st.sampled_from("<|>/[]sINSTend\uff5c "), max_size=40))
+PIECES = ["<|end|>", "<|", "|>", "[INST]", "<<SYS>>", "<s>", "</s>", "[", "]", "<\uff5c", "\uff5c>", "<", "|", "end", " ", "\n"]
+
+
+LETTERS = st.text(st.sampled_from("<|>/[]sINSTend\uff5c "), max_size=40)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | LETTERS)
 def test_neutralised_text_holds_no_markup(text: str) -> None:
     once = neutralise_markup(text)
     assert not find_markup(once) and neutralise_markup(once) == once
 
 
+@pytest.mark.parametrize("text", ["<|[INST]|>", "<\uff5c</s>\uff5c>", "<|<|end|>|>", "a<|</think>[INST]|>"])
+def test_nested_markers_are_broken_up_to_the_last(text: str) -> None:
+    assert not find_markup(neutralise_markup(text)) and neutralise_markup(text).replace(" ", "") == text
+
+
 def test_a_templates_own_markup_is_the_users() -> None:
     rendered = render_prompt(PromptSection(template="<|tool|>{context}{question}"), "q", [])
     assert rendered.instruction == "<|tool|>q"
+
+
+# -----------------------------------------------------------------------------
+# The teacher's other tasks
+
+
+@pytest.mark.parametrize(("numbers", "listed"), [
+    ([3], "is about source 3."), ([1, 5], "is about one or more of source 1 and source 5."),
+])
+def test_questions_are_asked_for_about_the_chosen_sources(numbers: list[int], listed: str) -> None:
+    system, asked = (each["content"] for each in to_question_messages("Be right.", "Be long.", "PROMPT", numbers, 2, False))
+    assert listed in asked and 'speaks of "the text", "the source", "the passage" or "the figure"' in asked
+    assert system == "Be right.\n\nFor each answer: Be long.", "what is said of an answer is not taken for the questions"
+    assert to_question_messages("", "", "PROMPT", numbers, 2, False)[0]["role"] == "user"
+
+
+@pytest.mark.parametrize(("system", "instructions"), [("Be right.", "Be long."), ("Be right.", ""), ("", "")])
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_the_form_of_an_improved_reply_is_described_once(system: str, instructions: str, reasoning: bool) -> None:
+    first = to_answer_messages(system, instructions, "PROMPT", reasoning)
+    improve = to_improve_messages(first, "ANSWER", 100, reasoning)
+    assert improve[:-2] == to_answer_messages(system, instructions, "PROMPT", False)
+    assert sum("Reply with a JSON object" in message["content"] for message in improve) == 1
+    assert ("`reasoning`" in improve[-1]["content"]) is reasoning
+
+
+def test_a_prescribed_sentence_goes_into_the_answer_of_a_structured_reply() -> None:
+    first = to_answer_messages("", "", "PROMPT", True)
+    improve = to_improve_messages(first, "ANSWER", 100, True)
+    assert all("`answer` is that sentence" in messages[place]["content"] for messages, place in ((first, 0), (improve, -1)))
+
+
+def test_steps_that_are_learnt_count_when_a_shorter_answer_is_asked_for() -> None:
+    for steps_count in (True, False):
+        asked = to_shorten_messages([], "ANSWER", 100, steps_count)[-1]["content"]
+        assert "at most 60 words" in asked and ("`reasoning` and `answer` together" in asked) is steps_count

@@ -106,7 +106,7 @@ def test_no_row_lacks_its_document_where_the_template_says_nothing_of_it(
     edit(world, lambda values: values.update(prompt={"template": "Cite [Source N].\n\n{context}\n\nQuestion: {question}"}))
     call(monkeypatch, world)
     assert {row["answerable"] for row in world.all_rows()} == {True}
-    assert "[WARN] config.yaml prompt: the template does not ask for this" in capsys.readouterr().out
+    assert "[WARN] the template asks for another prompt.refusal" in capsys.readouterr().out
 
 
 def test_general_knowledge_is_marked_or_left_out(
@@ -356,6 +356,45 @@ def test_edits_by_hand_are_checked_and_recorded(
         call(monkeypatch, world, "--accept-edits")
 
 
+def test_edited_rows_are_not_written_over(
+    tmp_path: Path, ollama: OllamaServer, plain_teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, plain_teacher)
+    call(monkeypatch, world)
+    path = world.training / "train.jsonl"
+    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    path.write_text("".join(kept), encoding="utf-8")
+    for accept in (False, True):
+        if accept:
+            call(monkeypatch, world, "--accept-edits")
+        with pytest.raises(PipelineError, match=r"holds rows that were edited by hand.*--discard-edits"):
+            call(monkeypatch, world)
+        assert path.read_text(encoding="utf-8") == "".join(kept)
+    call(monkeypatch, world, "--show", "1")
+    call(monkeypatch, world, "--discard-edits")
+    assert len(world.rows("train.jsonl")) == len(kept) + 1 and len(plain_teacher.requests) == TOTAL
+
+
+def test_personal_data_in_an_answer_is_not_learnt(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TeacherServer(text=lambda body: answer_from_sources(body) + " Ask j.roe@plant.example. [Source 1]") as teacher:
+        world = make_world(tmp_path, ollama, teacher, generate={"checks": {"min_support": 0}})
+        call(monkeypatch, world)
+    rows = world.all_rows()
+    assert rows and all("[EMAIL]" in row["output"] for row in rows) and "j.roe" not in json.dumps(rows)
+
+
+def test_overwrite_asks_only_this_runs_rows_again(
+    tmp_path: Path, ollama: OllamaServer, plain_teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, ollama, plain_teacher)
+    call(monkeypatch, world)
+    call(monkeypatch, world, "--limit", "2", "--overwrite")
+    call(monkeypatch, world)
+    assert sorted(plain_teacher.count_questions().values()) == [1] * (TOTAL - 2) + [2, 2]
+
+
 def test_the_card_tells_what_was_made_and_holds_no_document_text(
     tmp_path: Path, ollama: OllamaServer, plain_teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,3 +418,17 @@ def test_questions_that_repeat_one_another_are_paid_once(
     call(monkeypatch, world)
     assert len(teacher.requests) == TOTAL == sum(len(items) for items in QUESTIONS.values())
     assert [row["check"] for row in world.rows("rejected.jsonl")] == ["near-duplicate question"]
+
+
+def test_true_refusals_are_learnt_but_not_more_than_their_share(
+    tmp_path: Path, ollama: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TeacherServer(text=lambda body: REFUSAL if "colour" in question_of(body) else answer_from_sources(body)) as teacher:
+        world = make_world(tmp_path, ollama, teacher, generate={"checks": {"refusal_share": 0.2}})
+        call(monkeypatch, world)
+    refused = [row for row in world.all_rows() if row["output"] == REFUSAL]
+    assert refused and all(row["answerable"] is False and not row["golden"] for row in refused)
+    for side in ("train", "heldout"):
+        rows = world.rows(f"{side}.jsonl")
+        assert sum(row["output"] == REFUSAL for row in rows) <= 0.2 * len(rows) + 1
+    assert {row["check"] for row in world.rows("rejected.jsonl")} == {"refusal"}

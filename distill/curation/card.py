@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from distill.curation.lengths import TokenCounter
+from distill.curation.lengths import CHARACTERS_PER_TOKEN, TokenCounter
 from distill.files import create_private, replace_file, sha256_text, write_text_atomic
 from distill.records import SIDES, Rows
 
@@ -25,7 +25,7 @@ ORIGINS = {
 CHECKS = {
     "markup": "chat markers or control characters in the answer",
     "placeholder": "no answer at all",
-    "refusal": "a refusal where an answer was expected, or the reverse",
+    "refusal": "a refusal where an answer was expected, or the reverse, or one of too many",
     "too long": "longer than HybridRAG3 serves",
     "too short": "too few words",
     "citation": "cites a source that is not there, or none",
@@ -99,7 +99,8 @@ def render_counts(counts: Mapping[str, Any]) -> str:
     kinds = {"the sources hold the answer": "answerable", "they do not": "unanswerable", "nobody knows": "unknown"}
     sides = {"training": counts["train"], "held out": counts["heldout"]}
     found = {name: counts.get(key, 0) for name, key in kinds.items()}
-    exact = "of the student's tokenizer" if counts.get("tokens_are_exact") else "estimated at 4 characters each"
+    estimate = f"estimated at {CHARACTERS_PER_TOKEN} characters each"
+    exact = "of the student's tokenizer" if counts.get("tokens_are_exact") else estimate
     lengths = [
         [name, *(f"{counts[key][figure]:,}" for figure in ("mean", "median", "p95", "max"))]
         for name, key in (("prompt", "prompt_tokens"), ("answer", "answer_tokens")) if counts.get(key)
@@ -139,12 +140,20 @@ def render_making(facts: Mapping[str, Any]) -> str:
     if not config:
         return ""
     text = json.dumps(config, sort_keys=True, ensure_ascii=False, default=str)
-    settings = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True).strip()
+    settings = yaml.safe_dump(hide_patterns(json.loads(text)), sort_keys=False, allow_unicode=True).strip()
     return "\n\n".join([
         "## How it was made",
-        "By generate_training_data.py. No document is on both sides; questions that are nearly the same are on one.",
+        "By generate_training_data.py. No document, and none of its near-duplicates, is on both sides; questions that are "
+        "nearly the same are on one.",
         f"The settings of `generate` in config.yaml, sha256 {sha256_text(text)}:", f"```yaml\n{settings}\n```",
     ])
+
+
+def hide_patterns(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the names of masking.patterns alone: an expression may hold what it shall mask."""
+    masking = config.get("masking") or {}
+    hidden = {"patterns": sorted(masking["patterns"])} if masking.get("patterns") else {}
+    return {**config, "masking": {**masking, **hidden}} if hidden else config
 
 
 def make_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

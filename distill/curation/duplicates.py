@@ -2,7 +2,8 @@
 
 A question is the set of its shingles: the stems of its content words and of each two neighbours among them. Question words
 (what, why, how) are content words. Questions that differ in a number, a name with a digit, a Roman numeral, a single capital
-letter, or a word such as "not" or "maximum" are never taken for the same, however alike they are otherwise.
+letter, an abbreviation (TCP, UDP), or a word that has an opposite (maximum, uplink, increases) are never taken for the same,
+however alike they are otherwise.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ T = TypeVar("T", str, bytes)
 TOKEN = re.compile(r"-?\d+(?:\.\d+)*(?![^\W_])|[^\W_]+(?:[-._/][^\W_]+)*[+#]*")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 ROMAN = re.compile(r"[IVX]{2,}")
-# One of these more or less makes another question.
-TELLING = frozenset((
-    "no", "not", "never", "without", "except", "max", "maximum", "min", "minimum", "before", "after", "above", "below", "over",
-    "under", "first", "last", "least", "receive", "transmit", "increase", "decrease", "enable", "disable", "allowed",
-    "forbidden",
-))
+# One of these more or less makes another question, in any of its forms.
+TELLING_WORDS = """
+no not never without except max maximum min minimum before after above below over under first last least receive transmit
+increase decrease enable disable allowed forbidden uplink downlink input output install remove open close start stop upper lower
+high low rising falling left right internal external inner outer front rear north south east west horizontal vertical positive
+negative inbound outbound upload download upstream downstream primary secondary series parallel active passive analog digital
+advantage disadvantage encrypt decrypt encode decode client server read write connect disconnect forward reverse
+"""
+TELLING = frozenset(fold_word(word) for word in TELLING_WORDS.split())
+LABEL = re.compile(r"(?:^|\n)[ \t*_#]*(?:user )?(?:question|query)[ \t*_]*:[ \t*_]*\n?([^\n]*\S[^\n]*)", re.IGNORECASE)
 LONGER = 2.0
 PERMUTATIONS = 256
 SEED = 1
@@ -35,10 +40,14 @@ MISSED = 0.001  # chance that a pair exactly at the threshold is no candidate
 
 @dataclass(frozen=True)
 class Shingles:
-    """A text as `words` to compare, and `names`, which must be equal before they are."""
+    """A text as `words` to compare, `names`, which must be equal before they are, and the stems of its `abbreviations`.
+
+    Those must stand in the other text, too, but there in any case.
+    """
 
     names: frozenset[str]
     words: frozenset[str]
+    abbreviations: frozenset[str] = frozenset()
 
     def encode(self) -> list[bytes]:
         """The elements of its MinHash: texts with other names share none of them."""
@@ -52,20 +61,30 @@ def make_shingles(text: str) -> Shingles:
     names = frozenset(fold_name(token) for place, token in enumerate(tokens) if is_name(token, place, tokens))
     content = [fold_token(token) for token in tokens if token.lower() not in STOP_WORDS] or [token.lower() for token in tokens]
     content = content or [text.strip()]
-    return Shingles(names, frozenset([*content, *map(" ".join, pairwise(content))]))
+    shouted = all(token.isupper() for token in tokens)
+    abbreviations = frozenset(fold_token(token) for token in tokens if not shouted and is_abbreviation(token))
+    return Shingles(names, frozenset([*content, *map(" ".join, pairwise(content))]), abbreviations)
 
 
 def is_name(token: str, place: int, tokens: Sequence[str]) -> bool:
     """Whether a token tells one question from another by itself."""
-    if any(character.isdigit() for character in token) or token.lower() in TELLING or ROMAN.fullmatch(token):
+    if any(character.isdigit() for character in token) or fold_word(token) in TELLING or ROMAN.fullmatch(token):
         return True
     letter = token.rstrip("+#")
     article = token == "I" or (token == "A" and (place == 0 or all(other.isupper() for other in tokens)))
     return len(letter) == 1 and letter.isupper() and not article
 
 
+def is_abbreviation(token: str) -> bool:
+    """Two capital letters or more, with or without the s of a plural: TCP, PDFs."""
+    letters = token.removesuffix("s")
+    return len(letters) >= 2 and letters.isalpha() and letters.isupper() and token.lower() not in STOP_WORDS
+
+
 def fold_name(token: str) -> str:
-    """X-100 and x100 are one name, 5.0 and 5 one number."""
+    """X-100 and x100 are one name, 5.0 and 5 one number, increases and increased one word."""
+    if fold_word(token) in TELLING:
+        return fold_word(token)
     if NUMBER.fullmatch(token):
         return fold_number(token)
     return token.lower() if token[0] == "-" else re.sub(r"[-_/]", "", token.lower())
@@ -73,12 +92,14 @@ def fold_name(token: str) -> str:
 
 def fold_token(token: str) -> str:
     """A name as names are compared, another word as its stem."""
-    return fold_name(token) if any(character.isdigit() for character in token) else fold_word(token)
+    if any(character.isdigit() for character in token):
+        return fold_name(token)
+    return fold_word(token.removesuffix("s") if is_abbreviation(token) else token)
 
 
 def measure_likeness(first: Shingles, second: Shingles) -> float:
     """Jaccard: shared shingles over all of them, 0 to 1; 0 where the names differ."""
-    if first.names != second.names:
+    if first.names != second.names or not (first.abbreviations <= second.words and second.abbreviations <= first.words):
         return 0.0
     return len(first.words & second.words) / len(first.words | second.words)
 
@@ -209,9 +230,9 @@ def find_overlaps(texts: Sequence[str], others: Sequence[str], share: float) -> 
 
     It overlaps when it holds at least `share` (0 to 1) of the other's shingles and all of its names, and is not a question of
     about that length (at most LONGER times as many shingles) with names of its own. So a long prompt that holds a question
-    overlaps with it, while two questions about two things do not.
+    overlaps with it, while two questions about two things do not. Of others that are whole prompts, the question counts.
     """
-    wanted = [make_shingles(other) for other in others]
+    wanted = [make_shingles(find_question(other)) for other in others]
     places: dict[str, list[int]] = {}
     for number, rare in enumerate(list_rare([each.words for each in wanted], share)):
         for word in rare:
@@ -228,8 +249,20 @@ def find_overlaps(texts: Sequence[str], others: Sequence[str], share: float) -> 
 
 def measure_overlap(text: Shingles, other: Shingles) -> float:
     """The share of the other's shingles that the text holds, 0 to 1; 0 where their names tell them apart."""
-    if not other.names <= text.names:
+    if not other.names <= text.names or not other.abbreviations <= text.words:
         return 0.0
-    if text.names != other.names and len(text.words) <= LONGER * len(other.words):
+    more = text.names != other.names or not text.abbreviations <= other.words
+    if more and len(text.words) <= LONGER * len(other.words):
         return 0.0
     return len(text.words & other.words) / len(other.words)
+
+
+def find_question(text: str) -> str:
+    """What a prompt asks: the line of its last label such as "Question:", else its last line with a question mark.
+
+    A text of one line, or without either, is taken whole.
+    """
+    labels = LABEL.findall(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    asked = labels or [line for line in lines if line.endswith("?")]
+    return asked[-1].strip() if asked and len(lines) > 1 else text

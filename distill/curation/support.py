@@ -6,11 +6,12 @@ files), Q those of the question:
     support = |W & E| / |W & E or W - Q|        1 where that is empty, or where W has fewer than FEWEST_WORDS
 
 that is, the share found in the sources, where words that merely repeat the question do not count against it. Besides, each
-number, each unit behind a number and each name with a digit (X100, foF2) must stand in the cited chunks or in the question.
+number, each unit behind a number and each name with a digit (X100, foF2) must stand in the cited chunks or in the question, or
+be the same in another unit (1500 mm for 1.5 m, 50% for half), or follow from the sentence's other numbers (see follows).
 
-Tolerant of number formats (1,200 and 1200, 5.0 and 5, 80 C and 80 degrees Celsius, 85 and eighty five), of inflection, of the
-numbering of lists. Not seen are negation ("is allowed" against "is not allowed"), swapped roles ("A feeds B" against "B feeds
-A"), and small numbers written as words in the answer. Values that were converted or calculated count as foreign.
+Tolerant of number formats (1,200 and 1200 and 1.200, 5.0 and 5, 80 C and 80 degrees Celsius, 85 and eighty five), of
+inflection, of the numbering of lists, of ordinals. Not seen are negation ("is allowed" against "is not allowed"), swapped roles
+("A feeds B" against "B feeds A"), and small numbers written as words in the answer.
 
 Measured: of sentences quoted from one document and cited to another of its field, 9% have a support of 0.4, 4% of 0.5; a free
 paraphrase of the right source has 0.45 to 0.9.
@@ -20,17 +21,17 @@ from __future__ import annotations
 
 import ntpath
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import permutations
 
 from distill.config import PromptSection
-from distill.curation.units import ANY_NUMBER, NUMBER_WITH_UNIT, name_unit
+from distill.curation.statements import FEWEST_WORDS, Statement, is_ordered, list_statements, tells_nothing
+from distill.curation.units import ANY_NUMBER, NUMBER_WITH_UNIT, name_unit, scale_unit
 from distill.curation.words import fold_number, fold_signs, fold_word, list_content_words, read_number_words
-from distill.prompts import citation_pattern, normalise
 from distill.records import Chunk
-from distill.sentences import cut_sentences
 
-FEWEST_WORDS = 3
 SHOWN_CHARACTERS = 80
 WORDS_ABOUT_SOURCES = """
 according source sources document documents text chunk chunks section state states note notes noted following follows describe
@@ -39,97 +40,21 @@ moreover furthermore additionally overall summary example various several key im
 """
 IGNORED = frozenset(fold_word(word) for word in WORDS_ABOUT_SOURCES.split())
 SMALL = 12  # up to here an answer's number words are only words: "two reasons" counts what the source may only list
-MARKER = r"(?:[-*+\u2022]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,4})[.)])\s+"
-NUMBERING = re.compile(rf"^\s*(?:{MARKER})*(?:\*{{0,2}}(?:[Ss]tep|STEP)\s+\d+\b)?")
 NUMBERED_HEADING = re.compile(r"^#{1,6}\s+(?:\d+(?:\.\d+)*\.?\s+)?")
-NEW_BLOCK = re.compile(rf"^\s*(?:#{{1,6}}\s|\||{MARKER})")
-HEADING = re.compile(r"^\s*#{1,6}\s|^\s*(?:\*\*|__)[^*_]+(?:\*\*|__):?\s*$|:\s*(?:\*\*|__)?\s*$")
 NAMED_SOURCE = re.compile(r"\b(?:source|chunk|document)s?\s*#?\s*\d+(?:\s*(?:,|and|&)\s*\d+)*", re.IGNORECASE)
-# Tags are held by private characters while an answer is cut, so that nothing in them ends a sentence.
-HELD = re.compile("\ue000(\\d+)\ue001")
-BEHIND_THE_STOP = re.compile("([.!?][\"')\\]*]*)((?:[ \\t]*\ue000\\d+\ue001[ \\t,;]*)+)")
 NAME = re.compile(r"[^\W_]+(?:[-._/:][^\W_]+)*")
 RUNS = re.compile(r"\d+|[^\W\d_]+")
-
-
-# -----------------------------------------------------------------------------
-# Statements: the sentences of an answer, and what they rest on
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A sentence without its tags; the source numbers that it cites; whether it carries the mark of general knowledge."""
-
-    text: str
-    cited: tuple[int, ...] = ()
-    marked: bool = False
-    heading: bool = False
-
-
-def list_statements(prompt: PromptSection, answer: str) -> list[Statement]:
-    """The sentences of an answer in their order.
-
-    A sentence without a tag takes that of the next one with a tag in its paragraph or list item, else of the one before, else
-    every tag of the answer; a tag behind the full stop belongs to the sentence before it. A sentence without a tag behind a
-    marked one in its paragraph is marked, too.
-    """
-    tags: list[tuple[int, ...]] = []
-
-    def hold(match: re.Match[str]) -> str:
-        tags.append(tuple(int(number) for number in re.findall(r"\d+", match[0])))
-        return f"\ue000{len(tags) - 1}\ue001"
-
-    held = citation_pattern(prompt).sub(hold, answer)
-    every = tuple(sorted({number for numbers in tags for number in numbers}))
-    statements = []
-    for block in cut_blocks(held):
-        found = [read_statement(prompt, piece, tags) for piece in cut_block(prompt, block)]
-        statements += spread(found, every)
-    return statements
-
-
-def cut_blocks(text: str) -> list[str]:
-    """Paragraphs, list items, headings and table rows, each on one line."""
-    blocks: list[str] = []
-    following = False
-    for line in text.splitlines():
-        if not line.strip():
-            following = False
-        elif following and not NEW_BLOCK.match(line):
-            blocks[-1] += " " + line.strip()
-        else:
-            blocks.append(line.strip())
-            following = not HEADING.search(line)
-    return blocks
-
-
-def cut_block(prompt: PromptSection, block: str) -> list[str]:
-    """The sentences of a block; tags behind a full stop, and a mark at the block's end, belong to the sentence before them."""
-    pieces = cut_sentences(BEHIND_THE_STOP.sub(r" \2\1 ", NUMBERING.sub("", block)))
-    mark = normalise(prompt.general_knowledge)
-    if len(pieces) > 1 and mark and normalise(pieces[-1]).rstrip(".") == mark.rstrip("."):
-        pieces[-2:] = [" ".join(pieces[-2:])]
-    return pieces
-
-
-def read_statement(prompt: PromptSection, piece: str, tags: Sequence[tuple[int, ...]]) -> Statement:
-    """One sentence with its own tags alone."""
-    mark = normalise(prompt.general_knowledge)
-    cited = tuple(number for match in HELD.finditer(piece) for number in tags[int(match[1])])
-    plain = re.sub(r" (?=[.,;:!?])", "", " ".join(HELD.sub(" ", piece).split()))
-    heading = not cited and bool(HEADING.search(plain))
-    return Statement(plain, cited, bool(mark) and mark in normalise(plain), heading)
-
-
-def spread(statements: Sequence[Statement], every: tuple[int, ...]) -> list[Statement]:
-    """Sentences of one block: those without a tag get one, or the mark of the sentence before."""
-    marked, result = False, []
-    for place, statement in enumerate(statements):
-        marked = statement.marked or (marked and not statement.cited)
-        nearest = [*statements[place:], *reversed(statements[:place])]
-        cited = next((other.cited for other in nearest if other.cited), every)
-        result.append(replace(statement, cited=cited, marked=marked))
-    return result
+# log10 is a function, and 2nd a word like second: neither is a value. Larger ordinals are compared.
+NO_VALUE = re.compile(r"\d*log(?:10|2|1p)|atan2|expm1|(?:\d|1[0-2])(?:st|nd|rd|th)", re.IGNORECASE)
+FUNCTION = re.compile(r"log|ln|exp|sqrt|sin|cos|tan|[\^\u221a()]", re.IGNORECASE)
+# Only a sentence with one of these calculates.
+CALCULATES = re.compile(
+    r"[=\u2248\u00b1\u00d7\u00f7]|\s[-+*/]\s|\d (?:out )?of (?:the |all )?\d|\b(?:less|minus|plus|times|twice|half|double|sum|"
+    r"total|altogether|difference|net|ratio|average|mean|margin|leaves?|leaving|that is|i\.e|thus|hence|gives|yields)\b",
+    re.IGNORECASE,
+)
+POINTS_BY_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}\.\d{3}")
+SHARES = {"half": "50", "quarter": "25"}  # in percent
 
 
 # -----------------------------------------------------------------------------
@@ -150,8 +75,18 @@ def read_evidence(texts: Iterable[str]) -> Evidence:
     folded = fold_signs("\n".join(" ".join(text.split()) for text in texts))
     numbers: dict[str, set[str]] = {}
     for match in ANY_NUMBER.finditer(read_number_words(folded)):
-        numbers.setdefault(fold_number(match["number"]), set()).add(name_unit(match["unit"]))
+        for form in list_forms(match["number"]):
+            numbers.setdefault(form, set()).add(name_unit(match["unit"]))
+    for word, percent in SHARES.items():
+        if re.search(rf"\b{word}\b", folded, re.IGNORECASE):
+            numbers.setdefault(percent, set()).add("%")
     return Evidence(frozenset(list_content_words(folded)), numbers, folded)
+
+
+def list_forms(digits: str) -> list[str]:
+    """The values that a number may mean: 1.200 is 1200 to a German."""
+    german = [fold_number(digits.replace(".", ""))] if POINTS_BY_THOUSANDS.fullmatch(digits) else []
+    return [fold_number(digits), *german]
 
 
 def measure_support(statement: str, evidence: Evidence, question: str = "") -> float:
@@ -165,17 +100,64 @@ def measure_support(statement: str, evidence: Evidence, question: str = "") -> f
 def find_foreign(statement: str, evidence: Evidence) -> str:
     """The first number, number with unit, or name with a digit that the evidence does not hold; "" if there is none."""
     text = clean(statement)
-    for match in NUMBER_WITH_UNIT.finditer(text):
-        number, unit = fold_number(match["number"]), name_unit(match["unit"])
-        # 20 may stand as -20 in a source, not the other way round.
-        forms = [number] if number.startswith("-") else [number, f"-{number}"]
-        units = {seen for form in forms for seen in evidence.numbers.get(form, ())}
-        if not units or (unit and not units & {unit, ""}):
-            return match[0].strip()
+    matches = list(NUMBER_WITH_UNIT.finditer(text))
+    sourced = [match for match in matches if holds_number(evidence, match)]
+    left = [match for match in matches if match not in sourced]
+    while found := [match for match in left if follows(text, match, sourced)]:
+        sourced += found
+        left = [match for match in left if match not in found]
+    if left:
+        return left[0][0].strip()
     for match in NAME.finditer(NUMBER_WITH_UNIT.sub(" ", text)):
-        if re.search(r"\d", match[0]) and not holds_name(evidence.text, match[0]):
+        if re.search(r"\d", match[0]) and not NO_VALUE.fullmatch(match[0]) and not holds_name(evidence.text, match[0]):
             return match[0]
     return ""
+
+
+def holds_number(evidence: Evidence, match: re.Match[str]) -> bool:
+    """Whether the evidence holds a number with its unit, or without one, or the same in another unit."""
+    unit, forms = name_unit(match["unit"]), list_forms(match["number"])
+    # 20 may stand as -20 in a source, not the other way round.
+    forms += [f"-{form}" for form in forms if not form.startswith("-")]
+    units = {seen for form in forms for seen in evidence.numbers.get(form, ())}
+    if units and (not unit or units & {unit, ""}):
+        return True
+    wanted = scale(forms[0], unit)
+    return any(scale(number, seen) == wanted for number, all_seen in evidence.numbers.items() for seen in all_seen - {unit})
+
+
+def scale(number: str, unit: str) -> tuple[str, Fraction]:
+    """A value in its unit without prefix: 1500 mm and 1.5 m are equal."""
+    base, factor = scale_unit(unit)
+    return base, Fraction(number) * factor
+
+
+def follows(text: str, match: re.Match[str], sourced: Sequence[re.Match[str]]) -> bool:
+    """Whether a number is calculated in the sentence: the sum, difference, product, ratio or share of two of the `sourced`.
+
+    Also, not calculated again: what stands behind an equals sign and a formula with one of them and a function or power.
+    """
+    if not CALCULATES.search(text):
+        return False
+    values = [Fraction(other["number"]) for other in sourced]
+    if any(round_like(match["number"], value) for pair in permutations(values, 2) for value in calculate(*pair)):
+        return True
+    formula = re.search(r"([^=\u2248]*)[=\u2248]\s*$", text[: match.start()])
+    if not formula or not FUNCTION.search(formula[1]):
+        return False
+    return any(formula.start(1) <= other.start() < formula.end(1) for other in sourced)
+
+
+def calculate(first: Fraction, second: Fraction) -> list[Fraction]:
+    """What two numbers give, in this order."""
+    values = [first + second, first - second, first * second, first * second / 100]
+    return [*values, first / second, 100 * first / second] if second else values
+
+
+def round_like(digits: str, value: Fraction) -> bool:
+    """Whether a value, rounded to the decimals of a number, is that number."""
+    decimals = len(digits.partition(".")[2])
+    return abs(value - Fraction(digits)) * 10**decimals <= Fraction(1, 2)
 
 
 def clean(statement: str) -> str:
@@ -195,17 +177,19 @@ def holds_name(text: str, name: str) -> bool:
 
 
 def find_unsupported(
-    prompt: PromptSection, question: str, chunks: Sequence[Chunk], answer: str, min_support: float, exempt_marked: bool
+    prompt: PromptSection, question: str, chunks: Sequence[Chunk], answer: str, min_support: float, exempt_marked: bool,
+    orders: Collection[str] = (),
 ) -> str:
     """What is wrong with the first sentence that its sources do not support, in one line; "" where all are supported.
 
     Where an answer cites nothing at all, every chunk is taken for its source. With `exempt_marked`, sentences with the mark of
-    general knowledge need no support. Tags of sources that do not exist are another check's.
+    general knowledge need no support, and none needs any that the prompt itself orders (`orders`, see list_orders). Tags of
+    sources that do not exist are another check's.
     """
     asked = read_evidence([question])
     everything = tuple(range(1, len(chunks) + 1))
     for statement in list_statements(prompt, answer):
-        if statement.marked and exempt_marked:
+        if (statement.marked and exempt_marked) or is_ordered(statement, orders):
             continue
         numbers = [number for number in statement.cited or everything if 1 <= number <= len(chunks)]
         problem = describe_problem(statement, read_chunks(chunks, numbers), asked, question, min_support)
@@ -232,7 +216,7 @@ def describe_problem(
     foreign = find_foreign(statement.text, Evidence(sources.words, numbers, f"{sources.text}\n{asked.text}"))
     if foreign:
         return f"{foreign} is not in"
-    support = 1.0 if statement.heading else measure_support(statement.text, sources, question)
+    support = 1.0 if statement.heading or tells_nothing(statement.text) else measure_support(statement.text, sources, question)
     return f"{support:.0%} of the words are in" if support < min_support else ""
 
 

@@ -6,6 +6,7 @@ Symbols are told apart by their case (mW and MW), words are not. What stands beh
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 PREFIXES = {
     "": "", "T": "tera", "G": "giga", "M": "mega", "k": "kilo", "d": "deci", "c": "centi", "m": "milli", "u": "micro",
@@ -24,9 +25,20 @@ OTHERS = {
     "mile": "mi mile", "lb": "lb lbs pound", "psi": "psi", "bar": "bar", "rpm": "rpm", "mph": "mph", "knot": "kn knot",
     "Nm": "Nm", "rad": "rad radian", "m": "meter", "s": "sec secs", "A": "amp", "\u03a9": "ohm", "bit/s": "bps b/s",
     "kbit/s": "kbps kb/s", "Mbit/s": "Mbps Mb/s", "Gbit/s": "Gbps Gb/s", "kB": "KB", "km": "kilometer", "cm": "centimeter",
-    "mm": "millimeter", "um": "micron micrometer", "nm": "nanometer", "million": "million", "billion": "billion",
+    "mm": "millimeter", "um": "micron micrometer", "nm": "nanometer", "million": "million M", "billion": "billion",
     "thousand": "thousand",
 }
+# How many of the unit a prefix means; and what else can be told in another unit: the unit, and how many of it.
+FACTORS = {
+    "": 1, "T": 10**12, "G": 10**9, "M": 10**6, "k": 1000, "d": Fraction(1, 10), "c": Fraction(1, 100), "m": Fraction(1, 1000),
+    "u": Fraction(1, 10**6), "n": Fraction(1, 10**9), "p": Fraction(1, 10**12),
+}
+SAME = {
+    "%": ("", Fraction(1, 100)), "thousand": ("", 1000), "million": ("", 10**6), "billion": ("", 10**9), "min": ("s", 60),
+    "h": ("s", 3600), "day": ("s", 86400), "week": ("s", 7 * 86400),
+}
+SCALES = {f"{prefix}{base}": (base, factor) for prefix, factor in FACTORS.items() for base in BASES} | SAME
+del SCALES["dB"]  # a decibel, and no tenth of a byte
 DEGREES = r"(?:\u00b0|deg(?:rees?|\.)?(?![^\W_]))?"
 
 
@@ -61,3 +73,9 @@ ANY_NUMBER = re.compile(rf"(?P<number>(?:(?<![\w)\].%-])-)?\d+(?:\.\d+)?)(?:[ -]
 def name_unit(text: str | None) -> str:
     """One name for each unit, "" for none: percent and % are %."""
     return "" if not text else UNITS.get(text) or UNITS[text.lower()]
+
+
+def scale_unit(unit: str) -> tuple[str, Fraction]:
+    """What a unit's name is without its prefix, and how many of that it is: mm is (m, 1/1000), % is ("", 1/100)."""
+    base, factor = SCALES.get(unit, (unit, 1))
+    return base, Fraction(factor)

@@ -37,17 +37,28 @@ VOWELS = re.compile(r"[aeiouy]")
 WORD = re.compile(r"[^\W\d_]{2,}")
 THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\u2009\u202f\u00a0](?=\d{3}(?!\d))")
 # A minus sign stands before a number and after nothing that could make it a hyphen or a range.
-MINUS = re.compile(r"(?:(?<![\w)\].%])[-\u2212\u2013]|\b(?:minus|negative)\s+)(?=\d)", re.IGNORECASE)
+MINUS = re.compile(r"(?:(?<![\w)\].%\u00b1])[-\u2212\u2013]|\b(?:minus|negative)\s+)(?=\d)", re.IGNORECASE)
+PLUS_MINUS = re.compile(r"\+\s?/?\s?[-\u2212\u2013](?=\s?\d)")
 SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070-\u207b]+")
+# Chinese and Japanese put no blanks between words: each sign counts as one, and a number may follow directly.
+SIGN = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+BORDER = re.compile(rf"(?<={SIGN})(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?={SIGN})")
 DASHES = re.compile(r"[\u2010-\u2015\u2212]")
 # \u2044 is what a fraction such as one half becomes.
 FOLDED_SIGNS = str.maketrans({"\u2044": "/", "\u2019": "'", "\u03bc": "u", "\u00ad": None})
 
 
 def fold_signs(text: str) -> str:
-    """One form for each sign: NFKC, plain hyphens, a minus sign directly before its number, no thousands separators."""
+    """One form for each sign: NFKC, plain hyphens, a minus sign directly before its number, no thousands separators,
+    +/- as one sign, blanks between Chinese or Japanese signs and what is none."""
     text = SUPERSCRIPT.sub(r"^\g<0>", THOUSANDS.sub("", text))
-    return DASHES.sub("-", MINUS.sub("-", unicodedata.normalize("NFKC", text).translate(FOLDED_SIGNS)))
+    text = PLUS_MINUS.sub("\u00b1", unicodedata.normalize("NFKC", text).translate(FOLDED_SIGNS))
+    return BORDER.sub(" ", DASHES.sub("-", MINUS.sub("-", text)))
+
+
+def count_words(text: str) -> int:
+    """Words between blanks; of Chinese and Japanese each sign is one."""
+    return len(re.findall(rf"{SIGN}|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+", text))
 
 
 def fold_word(word: str) -> str:

@@ -7,6 +7,7 @@ since 2026-03-15). So a few stored chunks are embedded again, with and without i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -55,9 +56,15 @@ def check_index(index: Index, embedder: Embedder, section: EmbedderSection) -> s
     require_query_prefix(convention, section)
     median = float(np.median(sample.best))
     return (
-        f'the index holds {section.model}\'s vectors, "{DOCUMENT_PREFIX.strip()}" before each chunk: {convention} '
+        f'the index holds {name_model(section.model)}\'s vectors, "{DOCUMENT_PREFIX.strip()}" before each chunk: {convention} '
         f"({len(sample.best)} chunks embedded again, median cosine {median:.4f})"
     )
+
+
+def name_model(model: str) -> str:
+    """A model's name; of a folder on this machine its last part."""
+    path = Path(model)
+    return path.absolute().name if path.is_dir() else model
 
 
 def embed_again(index: Index, embedder: Embedder, section: EmbedderSection) -> Sample:

@@ -11,27 +11,35 @@ from urllib.parse import quote
 from distill.errors import PipelineError
 
 SOURCE_TIP = "index the documents with HybridRAG3, or mend generate.index_folder"
+IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @contextmanager
 def open_database(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write. Raises PipelineError when the file cannot be opened or is no database."""
+    """A connection that cannot write.
+
+    Raises PipelineError when the file cannot be opened, is no database, or is locked by its writer, now or while it is read.
+    """
     connection = connect(path, "mode=ro") or connect_immutable(path)
     # Text out of a damaged PDF may be no UTF-8: a chunk with a strange sign is better than a traceback.
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         yield connection
+    except sqlite3.OperationalError as error:
+        require_unlocked(path, error)
+        raise
     finally:
         connection.close()
 
 
 def connect(path: Path, options: str) -> sqlite3.Connection | None:
-    """A connection that was tried out, or None when SQLite cannot open the file this way."""
+    """A connection that was tried out, or None when SQLite cannot open the file this way. A lock is waited for, 5 s."""
     connection = sqlite3.connect(f"{to_uri(path)}?{options}", uri=True)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
+        require_unlocked(path, error)
         return None
     except sqlite3.DatabaseError as error:
         connection.close()
@@ -39,14 +47,26 @@ def connect(path: Path, options: str) -> sqlite3.Connection | None:
     return connection
 
 
+def require_unlocked(path: Path, error: sqlite3.OperationalError) -> None:
+    """Raises PipelineError for the error of a locked database; its extended codes hold the plain one in their low byte."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in IN_USE:
+        raise PipelineError(f"{path} is being written: let HybridRAG3 finish, and run again") from None
+
+
 def connect_immutable(path: Path) -> sqlite3.Connection:
     """For a read-only folder: there SQLite cannot make the -shm file that the index's WAL mode wants.
 
-    Only without a -wal file that holds something: immutable=1 would miss the rows in it.
+    Only without a -wal or -journal file that holds something: immutable=1 would miss the rows of the one, and read rows that
+    were never committed beside the other.
     """
-    log = path.with_name(path.name + "-wal")
+    log, journal = (path.with_name(path.name + end) for end in ("-wal", "-journal"))
     if log.exists() and log.stat().st_size:
         raise PipelineError(f"{path} has a {log.name} that cannot be read here: copy the folder to where you may write")
+    if journal.exists() and journal.stat().st_size:
+        raise PipelineError(
+            f"{path} is half-written ({journal.name} lies beside it): let HybridRAG3 finish; if it was ended, start it once "
+            "more, which mends the file"
+        )
     connection = connect(path, "mode=ro&immutable=1")
     if connection is None:
         raise PipelineError(f"{path} cannot be opened: check that you may read it")

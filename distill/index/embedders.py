@@ -10,6 +10,7 @@ import numpy as np
 from distill.config import EmbedderSection
 from distill.errors import PipelineError
 from distill.index.search import normalise_rows
+from distill.network import host_of, is_loopback
 from distill.ollama import OllamaClient
 
 BATCH_TEXTS = 64
@@ -68,10 +69,20 @@ class SentenceTransformersEmbedder:
 
 
 def make_embedder(section: EmbedderSection) -> Embedder:
-    """The embedder that a config section names. Raises PipelineError when a local model is missing."""
+    """The embedder that a config section names. Raises PipelineError for an Ollama elsewhere and a missing local model."""
     if section.provider == "ollama":
+        require_this_machine(section.base_url)
         return OllamaEmbedder(section.model, section.base_url)
     return SentenceTransformersEmbedder(section.model)
+
+
+def require_this_machine(base_url: str) -> None:
+    """Raises PipelineError for another host: what is embedded are whole chunks and answers, as they stand, nothing masked."""
+    if not is_loopback(base_url):
+        raise PipelineError(
+            f"embedder.base_url (below generate or evaluate) names {host_of(base_url)}, but document text is embedded on this "
+            "machine alone: run Ollama here (http://127.0.0.1:11434), or set provider: sentence-transformers"
+        )
 
 
 def embed_questions(embedder: Embedder, section: EmbedderSection, questions: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class Index:
     """The live chunks of an index; a chunk's position is its place in these arrays, n long, in order of embedding row.
 
     `rows` int64 [n]: rows of `vectors`; `keys` int64 [n]: the table's key; `source_numbers` int32 [n]: places in `sources`;
-    `vectors` float16 [N, dim], mapped from disk, N >= n; `left_out`: chunks that are not live for their tier, by tier.
+    `vectors` float16 [N, dim], mapped from disk, N >= n; `left_out`: chunks that are not live for their tier, by tier;
+    `strays`: documents with a tier, where not one of them has chunks under the same path.
     """
 
     database: Path
@@ -63,6 +64,7 @@ class Index:
     layout: Layout
     names: IndexSection
     left_out: Mapping[str, int] = field(default_factory=dict)
+    strays: int = 0
 
     @property
     def dim(self) -> int:
@@ -213,7 +215,8 @@ def read_live_chunks(
             ) from None
         numbers.append(known.setdefault(source, len(known)))
     found = (np.array(rows, np.int64), np.array(keys, np.int64), np.array(numbers, np.int32), tuple(known))
-    return Index(path, vectors, *found, layout, names, dict(left_out))
+    strays = 0 if left_out else count_strays(connection, known)
+    return Index(path, vectors, *found, layout, names, dict(left_out), strays)
 
 
 def select_live(layout: Layout) -> str:
@@ -228,11 +231,25 @@ def select_live(layout: Layout) -> str:
 
 def read_tiers(connection: sqlite3.Connection, names: IndexSection) -> dict[str, str]:
     """The tier of each source whose tier is not in use. Sources without a tier are in use, and so is all without the table."""
-    if not {QUALITY_SOURCE, QUALITY_TIER} <= set(list_columns(connection, QUALITY)):
+    if not has_tiers(connection):
         return {}
     marks = ", ".join("?" * len(names.tiers))
     query = f"SELECT {QUALITY_SOURCE}, {QUALITY_TIER} FROM {QUALITY} WHERE {QUALITY_TIER} NOT IN ({marks})"
     return {to_text(source): to_text(tier) for source, tier in connection.execute(query, names.tiers)}
+
+
+def has_tiers(connection: sqlite3.Connection) -> bool:
+    """Whether the index has HybridRAG3's table of tiers."""
+    columns = list_columns(connection, QUALITY)
+    return has_name(QUALITY_SOURCE, columns) and has_name(QUALITY_TIER, columns)
+
+
+def count_strays(connection: sqlite3.Connection, sources: Collection[str]) -> int:
+    """How many documents have a tier, where none of them is one of `sources`; else 0."""
+    if not has_tiers(connection):
+        return 0
+    tiered = {to_text(source) for source, in connection.execute(f"SELECT {QUALITY_SOURCE} FROM {QUALITY}")}
+    return len(tiered) if tiered.isdisjoint(sources) else 0
 
 
 def require_same_count(connection: sqlite3.Connection, path: Path, names: IndexSection, vectors: int) -> None:
@@ -265,7 +282,12 @@ def require_rows(index: Index) -> None:
 
 
 def warn_of_tiers(index: Index) -> None:
-    """Say how many chunks are not used because of their document's tier."""
+    """Say how many chunks are not used because of their document's tier, and when no tier could be honoured."""
+    if index.strays:
+        print(
+            f"[WARN] {QUALITY} holds tiers for {index.strays:,} documents, but none has chunks under the same path (capitals "
+            "and slashes count): generate.index.tiers has no effect, suspect documents may be used"
+        )
     if index.left_out:
         used = ", ".join(index.names.tiers)
         print(f"[WARN] {describe_tiers(index)} chunks are not used: generate.index.tiers has {used} alone")

@@ -47,8 +47,8 @@ def rank_keywords(index: Index, questions: Sequence[str], masks: Sequence[np.nda
     """
     terms = [list_terms(question) for question in questions]
     found: list[list[Ranking]] = [[] for _ in masks]
-    with open_database(index.database) as connection:
-        try:
+    try:
+        with open_database(index.database) as connection:
             table = FullText(connection, index)
             counts = table.count_terms({term for each in terms for term in each})
             wanted = [choose_terms(each, counts) for each in terms]
@@ -58,9 +58,9 @@ def rank_keywords(index: Index, questions: Sequence[str], masks: Sequence[np.nda
                     scores = add_up(len(index), [postings[term] for term in each])
                     for rankings, mask in zip(found, masks):
                         rankings.append(take_best(scores, mask, depth))
-        except sqlite3.Error as error:
-            reason = f"generate.index.fts_table {index.names.fts_table} cannot be searched ({error})"
-            raise PipelineError(f"{reason}: name an FTS5 table, {ADVICE}") from None
+    except sqlite3.Error as error:
+        reason = f"generate.index.fts_table {index.names.fts_table} cannot be searched ({error})"
+        raise PipelineError(f"{reason}: name an FTS5 table, {ADVICE}") from None
     return found
 
 

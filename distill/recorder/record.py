@@ -17,14 +17,22 @@ from distill.files import JsonlAppender, hold_lock, is_unicode, sha256_text
 from distill.recorder.relay import Relay
 from distill.recorder.stand_in import KNOWN_MODELS, StandInAnswer, answer_alone
 
-PROMPT_PATHS = ("/api/generate", "/api/chat")
+OLLAMA_PATHS, OPENAI_PATHS = ("/api/generate", "/api/chat"), ("/v1/completions", "/v1/chat/completions")
+PROMPT_PATHS = OLLAMA_PATHS + OPENAI_PATHS
+TEXT_PATHS = ("/api/generate", "/v1/completions")  # the others send messages
+# Requests with a body that asks no model for text.
+OTHER_PATHS = {"/api/" + name for name in ("embed", "embeddings", "show", "pull", "push", "create", "copy", "delete", "me")}
+OTHER_PATHS |= {"/v1/embeddings", "/api/tags", "/api/ps", "/api/version"}
+BLOBS = "/api/blobs/"
+LONGEST_PATH = 100
 
 
 def record_prompts(path: Path, *, port: int, forward: str | None, encrypt: bool, answer_here: bool = False) -> None:
     """Record into the JSONL file at `path`, which grows, until Ctrl-C. `forward` is Ollama's address, None to answer alone.
 
-    With `answer_here` prompts get a fixed sentence at once, and only the rest, such as embedding, is passed on. Raises
-    PipelineError when the port is taken, the address may not be called, or another recorder writes the file.
+    With `answer_here` prompts get a fixed sentence at once, and only the rest is passed on, such as embedding, and prompts in
+    OpenAI's form (/v1), which are recorded too. Raises PipelineError when the port is taken, the address may not be called, or
+    another recorder writes the file.
     """
     here = answer_here or not forward
     with hold_lock(path), Recorder(path, port=port, forward=forward, encrypt=encrypt, answer_here=here) as recorder:
@@ -46,8 +54,8 @@ class Recorder:
         self, path: Path, *, port: int, forward: str | None, encrypt: bool = False, answer_here: bool = False
     ) -> None:
         self.count, self._models = 0, dict.fromkeys(KNOWN_MODELS)
-        self._lock = threading.Lock()
-        self._relay = Relay(port, forward, self.record, self.answer, PROMPT_PATHS if answer_here else ())
+        self._lock, self._warned = threading.Lock(), set[str]()
+        self._relay = Relay(port, forward, self.record, self.answer, OLLAMA_PATHS if answer_here else ())
         self.url, self.serve, self.stop = self._relay.url, self._relay.serve, self._relay.stop
         try:
             self._appender = JsonlAppender(path, encrypt=encrypt)
@@ -56,8 +64,10 @@ class Recorder:
             raise
 
     def record(self, path: str, data: bytes) -> None:
-        """Write a prompt down; on return it is on disk. What holds no prompt is left alone."""
+        """Write a prompt down; on return it is on disk. What holds no prompt is left alone, what may hold one is named."""
         body = parse_json(data)
+        if problem := find_problem(path, data, body):
+            return self.warn(path, problem)
         if path not in PROMPT_PATHS or not holds_prompt(path, body):
             return
         if not is_unicode(body):
@@ -68,6 +78,14 @@ class Recorder:
             self.count += 1
             self._models[str(row["model"])] = None
             print(f"[OK] prompt {self.count}: {count_characters(row):,} characters")
+
+    def warn(self, path: str, problem: str) -> None:
+        """Say, once for each path, that a request was not written down. The path is the caller's: no sign of it is obeyed."""
+        with self._lock:
+            known = path in self._warned
+            self._warned.add(path)
+        if not known:
+            print(f"[WARN] a request to {path[:LONGEST_PATH]!a} was not recorded: {problem}")
 
     def answer(self, path: str, data: bytes) -> StandInAnswer:
         """Where there is no Ollama; a model that was asked for is said to be there from then on."""
@@ -92,19 +110,35 @@ class Recorder:
 # What is written down
 
 
+def find_problem(path: str, data: bytes, body: Any) -> str:
+    """Why a request that may hold a prompt cannot be written down; "" for one that can be, or that holds none for sure."""
+    if not data.strip() or path in OTHER_PATHS or path.startswith(BLOBS):
+        return ""
+    if path not in PROMPT_PATHS:
+        return "whether it holds a prompt is not known"
+    if not isinstance(body, dict):
+        return "its body is no JSON object that can be read (compressed?)"
+    said = body.get("prompt" if path in TEXT_PATHS else "messages")
+    return "its prompt is not plain text" if said and not holds_prompt(path, body) else ""
+
+
 def holds_prompt(path: str, body: Any) -> bool:
-    """Whether a request asks a model for text; one without a prompt is Ollama's way to load or unload a model."""
+    """Whether a request asks a model for text; one without a prompt is Ollama's way to load or unload a model.
+
+    The last of its messages must be text: OpenAI's form allows lists of texts and pictures as well.
+    """
     if not isinstance(body, dict):
         return False
-    if path == "/api/generate":
+    if path in TEXT_PATHS:
         return isinstance(body.get("prompt"), str) and bool(body["prompt"])
     messages = body.get("messages")
-    return isinstance(messages, list) and bool(messages) and all(isinstance(message, dict) for message in messages)
+    every = isinstance(messages, list) and bool(messages) and all(isinstance(message, dict) for message in messages)
+    return every and isinstance(messages[-1].get("content"), str)
 
 
 def describe_prompt(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """A request as a row: the prompt to the byte, or the messages, and what it asks for beside them."""
-    said = {"prompt": body["prompt"]} if path == "/api/generate" else {"messages": body["messages"]}
+    said = {"prompt": body["prompt"]} if path in TEXT_PATHS else {"messages": body["messages"]}
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "path": path, "model": body.get("model"), **said,
         "system": body.get("system"), "options": body.get("options"), "sha256": hash_prompt(said),

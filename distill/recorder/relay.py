@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from distill.config import check_url
 from distill.errors import PipelineError
@@ -20,6 +21,7 @@ from distill.recorder.stand_in import StandInAnswer
 
 HOST = "127.0.0.1"
 FORWARD_SECONDS = 3600  # a large model on a CPU may take minutes before its first word
+CALLER_SECONDS = 60  # without a byte of a request: a caller that stopped in the middle must not hold a thread for good
 LARGEST_BODY = 64 * 2**20
 BLOCK = 65536
 # RFC 9110, section 7.6.1: these belong to one connection and are not passed on. The last three are written anew.
@@ -139,6 +141,7 @@ class Handler(BaseHTTPRequestHandler):
     """HTTP/1.1 with keep-alive; the class attribute `relay` is shared by all requests."""
 
     protocol_version = "HTTP/1.1"
+    timeout = CALLER_SECONDS
     disable_nagle_algorithm = True  # a streamed word is a small write: it must not wait for the next
     relay: Relay
 
@@ -152,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.read_body()
         if body is None:
             return None
-        path = urlsplit(self.path).path.rstrip("/") or "/"
+        path = simplify_path(self.path)
         try:
             if self.command == "POST":
                 self.relay.notice(path, body)
@@ -169,10 +172,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_problem(self) -> tuple[int, str] | None:
         """Why a request is refused: it came by another name for this machine (DNS rebinding), or from another site's page."""
-        origin = self.headers.get("Origin")
+        hosts, origins = self.headers.get_all("Host", [""]), self.headers.get_all("Origin", [])
         if not self.path.startswith("/"):
             return 400, "the recorder is no proxy: set its address as Ollama's"
-        if not is_local(f"http://{self.headers.get('Host', '')}") or (origin is not None and not is_local(origin)):
+        if len(hosts) > 1:
+            return 400, "a request names one host"
+        if not all(map(is_local, [f"http://{hosts[0]}", *origins])):
             return 403, f"the recorder answers only callers on this machine, at {self.relay.url}"
         return None
 
@@ -271,11 +276,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_local(url: str) -> bool:
-    """Whether an address names this machine; False for one that cannot be read."""
+    """Whether an address names this machine; False for one with a user name, and for one that cannot be read."""
     try:
-        return is_loopback(url)
+        return is_loopback(url) and "@" not in url
     except ValueError:
         return False
+
+
+def simplify_path(target: str) -> str:
+    """A request's path as a server understands it: escapes read, slashes single, none at the end."""
+    return re.sub("/+", "/", unquote(urlsplit(target).path)).rstrip("/") or "/"
 
 
 def require_length(text: str, most: int, base: int = 10) -> int:

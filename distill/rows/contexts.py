@@ -2,7 +2,8 @@
 
 The golden chunk is the best one found. Beside it stand other good chunks and near misses, which are the next best of other
 documents: real ones, so that the student learns to tell them apart. A share of rows is planned a second time without the golden
-chunk's document, so that the student learns to say what its sources do not hold.
+chunk's document, so that the student learns to say what its sources do not hold; only where what is left lies clearly further
+from the question, since otherwise it may well hold the answer too.
 
 Everything that looks random here hangs on hashes of texts: the same questions and documents give the same rows.
 """
@@ -24,6 +25,8 @@ from distill.records import Chunk
 WORDS_IN_RUN = 24
 STREAM_CHUNKS = 8
 WORD = re.compile(r"\w+")
+# What is left without the golden document must have so much less cosine than the golden chunk.
+CLEAR_GAP = 0.1
 
 
 class ChunkReader:
@@ -33,7 +36,7 @@ class ChunkReader:
     """
 
     def __init__(self, index: Index, masker: Masker) -> None:
-        self.index, self._masker = index, masker
+        self.index, self.masker = index, masker
         self._masked: dict[int, Chunk] = {}
         self.names: dict[str, str] = {}
 
@@ -41,9 +44,9 @@ class ChunkReader:
         """The chunks of these hits in their order; a chunk's score is its plain cosine. Raises PipelineError from the index."""
         fresh = [position for position in dict.fromkeys(hit.position for hit in hits) if position not in self._masked]
         for position, chunk in zip(fresh, self.index.load_chunks(fresh, [0.0] * len(fresh)) if fresh else ()):
-            self._masked[position] = replace(chunk, text=self._masker.mask(chunk.text))
+            self._masked[position] = replace(chunk, text=self.masker.mask(chunk.text))
             if chunk.source not in self.names:
-                self.names[chunk.source] = self._masker.mask(chunk.source)
+                self.names[chunk.source] = self.masker.mask(chunk.source)
         return [replace(self._masked[hit.position], score=hit.cosine) for hit in hits]
 
     def stream(self, hits: Sequence[Hit]) -> Iterator[Chunk]:
@@ -104,6 +107,12 @@ def count_extra(share: float, rows: int) -> int:
     return min(rows, round(share / (1 - share) * rows))
 
 
-def order_by_hash(texts: Sequence[str]) -> list[int]:
-    """The places of the texts in an order that hangs on each text alone."""
-    return sorted(range(len(texts)), key=lambda place: sha256_text(f"golden-less\n{texts[place]}"))
+def measure_gap(golden: Hit, others: Sequence[Chunk]) -> float:
+    """How much less cosine the best of the others has than the golden chunk; below 0 where it has more."""
+    return golden.cosine - max(chunk.score for chunk in others)
+
+
+def order_by_gap(gaps: Sequence[float], texts: Sequence[str]) -> list[int]:
+    """The places of the gaps from CLEAR_GAP up, the largest first; equal ones in an order that hangs on each text alone."""
+    clear = [place for place, gap in enumerate(gaps) if gap >= CLEAR_GAP]
+    return sorted(clear, key=lambda place: (-round(gaps[place], 6), sha256_text(f"golden-less\n{texts[place]}")))

@@ -19,7 +19,6 @@ from distill.errors import PipelineError
 from distill.files import sha256_text
 from distill.index.hybridrag import Index
 from distill.index.retrieval import Hit, rank_chunks
-from distill.masking import Masker
 from distill.prompts import STAND_IN, find_citations, normalise, to_question_messages
 from distill.records import SIDES, Chunk, Side
 from distill.rows.contexts import ChunkReader, keep_others
@@ -68,7 +67,7 @@ LEANS = re.compile(
 )
 
 
-def plan_sets(config: Config, index: Index, split: Split, masker: Masker) -> list[PlannedSet]:
+def plan_sets(config: Config, reader: ChunkReader, split: Split) -> list[PlannedSet]:
     """As many sets as the index yields, at most generate.documents.sets. Raises PipelineError from index or split."""
     section = config.generate.documents
     if not section.sets:
@@ -78,17 +77,37 @@ def plan_sets(config: Config, index: Index, split: Split, masker: Masker) -> lis
             f"generate.documents.chunks_per_set {section.chunks_per_set} is more than generate.top_k {config.generate.top_k}: "
             "lower the one or raise the other"
         )
-    reader = ChunkReader(index, masker)
-    tried = islice(list_windows(index, section.chunks_per_set), section.sets * TRIES_PER_SET)
-    windows = list(islice((window for window in tried if is_usable(reader, window)), section.sets))
-    if len(windows) < section.sets:
-        print(f"[WARN] generate.documents.sets: only {len(windows)} of {section.sets} sets of readable chunks were found")
-    near = rank_near(config, index, split, windows)
+    windows = choose_windows(reader, section.chunks_per_set, section.sets)
+    near = rank_near(config, reader.index, split, windows)
     return [plan_set(config, reader, split, window, hits) for window, hits in zip(windows, near)]
 
 
 # -----------------------------------------------------------------------------
 # Which chunks
+
+
+def choose_windows(reader: ChunkReader, size: int, wanted: int) -> list[list[int]]:
+    """The first `wanted` windows of readable chunks, each text once: the copies of a document would be asked about twice, on
+    either side of the split. Prints how many were copies, and where there are too few.
+    """
+    chosen: list[list[int]] = []
+    seen: set[tuple[str, ...]] = set()
+    copies = 0
+    for window in islice(list_windows(reader.index, size), wanted * TRIES_PER_SET):
+        chunks = reader.load(to_hits(window))
+        texts = tuple(normalise(chunk.text) for chunk in chunks)
+        if texts in seen:
+            copies += 1
+        elif all(is_readable(chunk.text) for chunk in chunks):
+            chosen.append(window)
+            seen.add(texts)
+        if len(chosen) == wanted:
+            break
+    if copies:
+        print(f"[WARN] generate.documents.sets: {copies} sets of chunks repeat the text of another and were passed over")
+    if len(chosen) < wanted:
+        print(f"[WARN] generate.documents.sets: only {len(chosen)} of {wanted} sets of readable chunks were found")
+    return chosen
 
 
 def list_windows(index: Index, size: int) -> Iterator[list[int]]:
@@ -114,11 +133,6 @@ def cut_windows(source: str, positions: np.ndarray, size: int) -> Iterator[list[
     starts = range(0, max(len(positions) - size, 0) + 1, size)
     for start in sorted(starts, key=lambda start: sha256_text(f"set\n{source}\n{start}")):
         yield positions[start : start + size].tolist()
-
-
-def is_usable(reader: ChunkReader, window: Sequence[int]) -> bool:
-    """Whether every chunk of a set can be asked about."""
-    return all(is_readable(chunk.text) for chunk in reader.load(to_hits(window)))
 
 
 def is_readable(text: str) -> bool:

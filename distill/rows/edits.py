@@ -17,13 +17,13 @@ from typing import Any
 from distill.config import Config, name_path
 from distill.curation.card import FILE_NAME as CARD
 from distill.curation.card import write_card
-from distill.curation.checks import find_markup
+from distill.curation.checks import find_form_fault, find_refusal_fault
 from distill.curation.counts import count_rows
 from distill.curation.duplicates import find_overlaps
-from distill.curation.lengths import load_counter
+from distill.curation.lengths import TokenCounter, load_counter
+from distill.encryption import is_sealed
 from distill.errors import PipelineError
 from distill.files import (
-    ENCRYPTED,
     hold_lock,
     make_private,
     read_json,
@@ -36,14 +36,18 @@ from distill.files import (
 )
 from distill.manifest import FILE_NAME as MANIFEST
 from distill.manifest import describe_file, inherit
-from distill.prompts import find_citations
-from distill.records import SIDES, Rows, Side, TrainingExample, to_example
+from distill.prompts import RenderedPrompt, find_citations, join_reasoning
+from distill.records import SIDES, Chunk, Rows, Side, TrainingExample, to_example
 from distill.rows.curated import check_row, complete, make_keys, require_known
+from distill.rows.planner import PlannedRow
+from distill.rows.questions import Question
 
 FILE_NAME = "row_digests.json"
 MADE_BY = "generate_training_data.py"
 SHOWN_PROBLEMS = 20
-Digests = Mapping[str, Mapping[str, Sequence[str]]]  # side -> row id -> sha256 of its instruction, sha256 of the row
+Digests = Mapping[str, Mapping[str, Sequence[str]]]  # side -> row id -> what digest_row returns
+# What an answer rests on, and what stage 1 found out about it: nothing that an editor can know better.
+FIXED = ("context", "golden", "answerable", "origin")
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,11 @@ def write_digests(folder: Path, rows: Rows) -> Path:
     return path
 
 
-def digest_row(row: TrainingExample) -> tuple[str, str]:
-    """sha256 of a row's instruction, and of the whole row."""
-    return sha256_text(row.instruction), sha256_text(json.dumps(row.model_dump(mode="json"), sort_keys=True))
+def digest_row(row: TrainingExample) -> tuple[str, str, str]:
+    """sha256 of a row's instruction, of the whole row, and of the fields in FIXED."""
+    fields = row.model_dump(mode="json")
+    fixed = {key: fields[key] for key in FIXED}
+    return sha256_text(row.instruction), *(sha256_text(json.dumps(each, sort_keys=True)) for each in (fields, fixed))
 
 
 # -----------------------------------------------------------------------------
@@ -86,14 +92,15 @@ def accept_edits(config: Config) -> dict[str, Any]:
         manifest = require_finished(config)
         digests = load_digests(folder, manifest)
         edited = list_edited(config, digests)
-        problems = [*find_problems(config, edited, digests)]
+        counter = load_counter(config)
+        problems = [*find_problems(config, edited, digests, counter)]
         if problems:
             more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
             raise PipelineError("\n       ".join([*problems[:SHOWN_PROBLEMS], *more]))
         rows: Rows = {side: [each.row for each in edited if each.side == side] for side in SIDES}
         edits = count_edits(rows, digests)
         keep_rows(config, rows)
-        update_manifest(config, manifest, rows, edits)
+        update_manifest(config, manifest, rows, edits, counter)
     print(f"[OK] accepted: {', '.join(f'{edits[key]} {key}' for key in ('changed', 'deleted', 'added'))}", end="")
     print(f"; {len(rows['train'])} training rows, {len(rows['heldout'])} held-out rows")
     return edits
@@ -120,7 +127,10 @@ def load_digests(folder: Path, manifest: Mapping[str, Any]) -> Digests:
     listed = {Path(output["path"]).name: output["sha256"] for output in manifest["outputs"]}
     if listed.get(FILE_NAME, "") != sha256_file(path):
         raise PipelineError(f"{path} is not the one that stage 1 wrote: {again}")
-    return read_json(path)
+    digests = read_json(path)
+    if any(len(digest) != 3 for side in SIDES for digest in digests[side].values()):
+        raise PipelineError(f"{path} was written by another version of this program: {again}")
+    return digests
 
 
 def list_edited(config: Config, digests: Digests) -> list[Edited]:
@@ -160,33 +170,58 @@ def count_edits(rows: Rows, digests: Digests) -> dict[str, Any]:
 # What may be wrong
 
 
-def find_problems(config: Config, edited: Sequence[Edited], digests: Digests) -> Iterator[str]:
+def find_problems(config: Config, edited: Sequence[Edited], digests: Digests, counter: TokenCounter) -> Iterator[str]:
     """One line for each thing that stage 1 would not have written."""
     for each in edited:
-        yield from find_row_problems(config, each, digests)
+        yield from find_row_problems(config, each, digests, counter)
     yield from find_repeated(edited)
     yield from find_shared_sources(edited)
     yield from find_overlapping(config, edited)
 
 
-def find_row_problems(config: Config, each: Edited, digests: Digests) -> Iterator[str]:
-    """What is wrong with one row by itself."""
+def find_row_problems(config: Config, each: Edited, digests: Digests, counter: TokenCounter) -> Iterator[str]:
+    """What is wrong with one row by itself; nothing where it is as stage 1 wrote it."""
     row, other = each.row, SIDES[each.side == "train"]
     if row.id in digests[other]:
         yield f"{each.place} stood in {other}.jsonl: move it back, or delete it"
-    digest = next((digests[side][row.id] for side in SIDES if row.id in digests[side]), None)
-    if digest is not None and digest[1] == digest_row(row)[1]:
-        return  # as stage 1 wrote it
-    if digest is None and (row.context or row.origin != "curated"):
+    before = next((digests[side][row.id] for side in SIDES if row.id in digests[side]), None)
+    instruction, whole, fixed = digest_row(row)
+    if before is not None and before[1] == whole:
+        return
+    if before is None and (row.context or row.origin != "curated"):
         yield f"{each.place} was added or has a new id: an added row has no context and no other origin than curated"
-    if digest is not None and row.context and digest[0] != sha256_text(row.instruction):
+    if before is not None and before[2] != fixed:
+        yield f"{each.place} has another {', '.join(FIXED[:-1])} or {FIXED[-1]}: change output alone, or delete the row"
+    elif before is not None and row.context and before[0] != instruction:
         yield f"{each.place} has another instruction, where its context spans no longer fit: change output, or delete the row"
-    markup = find_markup(row.output)
-    if markup:
-        yield f"{each.place} output {markup}"
+    detail = find_output_problem(config, each, counter)
+    if detail:
+        yield f"{each.place} output {detail}"
+
+
+def find_output_problem(config: Config, each: Edited, counter: TokenCounter) -> str:
+    """What is wrong with a changed answer, "" if nothing is. A curated row keeps to no template: it may refuse as it likes."""
+    row, planned = each.row, plan_again(each)
+    said = join_reasoning(row.reasoning if config.finetune.include_reasoning else "", row.output)
+    fault = find_form_fault(config, row.output, counter.count(said), planned.chunks)
+    if fault:
+        return f"has {fault.detail}" if fault.check == "too long" else fault.detail
     wrong = sorted({number for number in find_citations(config.prompt, row.output) if not 1 <= number <= len(row.context)})
     if row.context and wrong:
-        yield f"{each.place} output cites source {', '.join(map(str, wrong))} of {len(row.context)}"
+        return f"cites source {', '.join(map(str, wrong))} of {len(row.context)}"
+    return "" if row.origin == "curated" else find_refusal_fault(config, planned, row.output)
+
+
+def plan_again(each: Edited) -> PlannedRow:
+    """A row as it was before it had an answer, as far as the checks look."""
+    row = each.row
+    chunks = [
+        Chunk(span.chunk_id, span.source, row.instruction[span.start : span.end], span.score) for span in row.context
+    ]
+    return PlannedRow(
+        id=row.id, question=Question(row.question, row.category, 0), side=each.side, origin=row.origin, chunks=tuple(chunks),
+        golden=row.golden, answerable=row.answerable, prompt=RenderedPrompt(row.instruction, row.context), messages=[],
+    )
 
 
 def find_repeated(edited: Sequence[Edited]) -> Iterator[str]:
@@ -237,22 +272,19 @@ def keep_rows(config: Config, rows: Rows) -> None:
 
 def holds_plain(path: Path) -> bool:
     """Whether any line is not encrypted."""
-    return any(not is_encrypted(line) for line in read_text(path).split("\n") if line.strip())
+    return any(not is_sealed(line) for line in read_text(path).split("\n") if line.strip())
 
 
 def holds_encrypted(path: Path) -> bool:
     """Whether any line is encrypted: then all of them shall be."""
-    return any(is_encrypted(line) for line in read_text(path).split("\n") if line.strip())
+    return any(is_sealed(line) for line in read_text(path).split("\n") if line.strip())
 
 
-def is_encrypted(line: str) -> bool:
-    """Whether a line of JSON is encrypted."""
-    return json.loads(line).keys() == {ENCRYPTED}
-
-
-def update_manifest(config: Config, manifest: dict[str, Any], rows: Rows, edits: dict[str, Any]) -> None:
+def update_manifest(
+    config: Config, manifest: dict[str, Any], rows: Rows, edits: dict[str, Any], counter: TokenCounter
+) -> None:
     """The same manifest with the new figures, sizes and hashes; the card before it."""
-    folder, counter = config.training_dir, load_counter(config)
+    folder = config.training_dir
     counts = {**manifest["counts"], **count_rows(config.prompt, rows, counter)}
     details = {**manifest["details"], "edits": edits}
     if (folder / CARD).is_file():

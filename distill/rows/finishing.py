@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill.config import Config
-from distill.curation.checks import Fault, find_fault, find_markup
+from distill.curation.checks import Fault, find_fault, find_markup, read_rules
 from distill.curation.lengths import TokenCounter
-from distill.prompts import find_citations, is_refusal, join_reasoning
+from distill.curation.statements import is_general_knowledge
+from distill.prompts import find_citations, invites_knowledge, is_refusal, join_reasoning
 from distill.records import TrainingExample
 from distill.rows.planner import PlannedRow
 
@@ -40,17 +41,27 @@ def check_draft(config: Config, counter: TokenCounter, row: PlannedRow, draft: D
 
 
 def complete_row(config: Config, row: PlannedRow, draft: Draft) -> TrainingExample:
-    """A row as it stands in train.jsonl. A refusal is stored in the prompt's own words; it finds no chunk golden."""
+    """A row as it stands in train.jsonl. A refusal is stored in the prompt's own words.
+
+    The answer tells whether the sources hold one, and in which chunks; a row whose golden chunk was taken away holds none.
+    """
     refused = is_refusal(config.prompt, draft.text)
+    answered = row.answerable is not False and not lacks_source(config, row, draft.text)
     cited = list_cited(config, row, draft.text)
     return TrainingExample(
         id=row.id, instruction=row.prompt.instruction, output=config.prompt.refusal if refused else draft.text,
         category=row.category, timestamp=draft.timestamp, teacher_model=draft.teacher, num_chunks=len(row.prompt.context),
         question=row.question.text, context=row.prompt.context, origin=row.origin, reasoning=draft.reasoning, draft=draft.first,
-        golden=() if refused or row.answerable is False else cited or row.golden,
-        answerable=False if refused and row.answerable else row.answerable,
+        golden=cited or row.golden if answered else (), answerable=answered,
         difficulty=draft.difficulty if draft.difficulty and not refused else rate_difficulty(config, row, draft.text),
     )
+
+
+def lacks_source(config: Config, row: PlannedRow, text: str) -> bool:
+    """Whether an answer owes nothing to its sources: it refuses, or is general knowledge throughout, where that is invited."""
+    prompt = config.prompt
+    invited = invites_knowledge(prompt, read_rules(prompt, row))
+    return is_refusal(prompt, text) or (invited and is_general_knowledge(prompt, text))
 
 
 def list_cited(config: Config, row: PlannedRow, text: str) -> tuple[str, ...]:
@@ -62,6 +73,6 @@ def list_cited(config: Config, row: PlannedRow, text: str) -> tuple[str, ...]:
 def rate_difficulty(config: Config, row: PlannedRow, text: str) -> int:
     """1: one source at most is cited, and the answer is short. 3: three sources or more, or no answer in them. Else 2."""
     cited = len(list_cited(config, row, text))
-    if cited >= 3 or row.answerable is False or is_refusal(config.prompt, text):
+    if cited >= 3 or row.answerable is False or lacks_source(config, row, text):
         return 3
     return 1 if cited <= 1 and len(text.split()) <= SHORT_WORDS else 2

@@ -36,6 +36,8 @@ from distill.teacher.requests import Ask, Message, Purpose, Reply, Request, RowE
 
 REFUSAL_TEACHER = "none (no chunk above min_score)"
 JUDGED, UNCLEAR = "judge", "unclear question"
+# A grade is one sentence and a number. Where that is cut off, the teacher thinks aloud first, and is asked once more with room.
+GRADE_TOKENS = 256
 
 Advance = Callable[[int], None]
 Job = Callable[[Ask], Awaitable[None]]
@@ -43,11 +45,17 @@ Place = tuple[int, int]  # of a row among all: number of its planned row or set,
 
 
 class Results:
-    """What became of the planned rows: rows and failures in planned order, rejections as they come."""
+    """What became of the planned rows: rows and failures in planned order, rejections as they come.
+
+    Raises ValueError for two rows or sets with one id: the second would take the first one's place.
+    """
 
     def __init__(self, planned: Sequence[PlannedRow], sets: Sequence[PlannedSet], rejections: Rejections) -> None:
         self.rejections = rejections
-        self._places = {each.id: number for number, each in enumerate([*planned, *sets])}
+        every = [*planned, *sets]
+        self._places = {each.id: number for number, each in enumerate(every)}
+        if len(self._places) < len(every):
+            raise ValueError(f"{len(every) - len(self._places)} planned rows share the id of another")
         self._rows: dict[Place, tuple[Side, TrainingExample]] = {}
         self._failures: dict[Place, dict[str, Any]] = {}
 
@@ -59,7 +67,7 @@ class Results:
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """Rows and sets without an answer: id, category, question, reason. The next run asks for them again."""
+        """Rows and sets without an answer: id, category, question, reason."""
         return [self._failures[place] for place in sorted(self._failures)]
 
     def place_of(self, planned_id: str, number: int = 0) -> Place:
@@ -122,12 +130,17 @@ def ask_for_answer(config: Config, row: PlannedRow) -> Request:
     return make_request(config, row.messages, row.id, "answer", shape)
 
 
-def make_request(config: Config, messages: list[Message], row_id: str, purpose: Purpose, shape: type[Shape] | None) -> Request:
-    """A request, structured where there is a shape. One with more in it than an answer may be twice as long."""
+def make_request(
+    config: Config, messages: list[Message], row_id: str, purpose: Purpose, shape: type[Shape] | None, most: int | None = None
+) -> Request:
+    """A request, structured where there is a shape; `most` are its tokens at most.
+
+    Without it, one with more in it than an answer may be twice as long.
+    """
     max_tokens = config.generate.teacher.max_tokens
     if shape is None:
-        return Request(messages, (row_id,), purpose, max_tokens)
-    return Request(messages, (row_id,), purpose, 2 * max_tokens, to_schema(shape), partial(find_problem, shape))
+        return Request(messages, (row_id,), purpose, most or max_tokens)
+    return Request(messages, (row_id,), purpose, most or 2 * max_tokens, to_schema(shape), partial(find_problem, shape))
 
 
 def read_draft(reply: Reply, shape: type[Shape] | None) -> Draft:
@@ -191,11 +204,11 @@ class Maker:
     async def write_rows(self, ask: Ask, planned: PlannedSet, reply: Reply) -> None:
         """The rows of a set. Raises RowError where the reply holds none."""
         if reply.finish_reason == "length":
-            raise RowError("cut off: raise generate.teacher.max_tokens, or lower generate.documents.questions_per_set")
-        written = read_questions(self._config, reply.text)
-        if not written:
-            raise RowError("the teacher wrote no question")
-        for number, each in enumerate(written):
+            raise RowError(
+                f"cut off, and not asked again before generate.teacher.max_tokens {self._teacher.max_tokens} is raised or "
+                "generate.documents.questions_per_set changed"
+            )
+        for number, each in enumerate(read_questions(self._config, reply.text)):
             row = plan_set_row(self._config, planned, each.question)
             if fault := find_question_fault(self._config, row.question.text):
                 self._results.reject(row, Fault(UNCLEAR, fault), each.answer)
@@ -241,29 +254,42 @@ class Maker:
         return fault is not None and fault.check == TOO_LONG
 
     def is_settled(self, row: PlannedRow, draft: Draft) -> bool:
-        """Whether an answer is the refusal that was expected: there is nothing to improve."""
+        """Whether an answer is the refusal that is right: there is nothing to improve."""
         return row.answerable is False and is_refusal(self._config.prompt, draft.text)
 
     async def shorten(self, ask: Ask, row: PlannedRow, draft: Draft) -> Draft:
         """The answer once more, shorter."""
-        messages = to_shorten_messages(row.messages, draft.raw, self._checks.max_answer_tokens)
+        steps_count = self._teacher.reasoning and self._config.finetune.include_reasoning
+        messages = to_shorten_messages(row.messages, draft.raw, self._checks.max_answer_tokens, steps_count)
         shorter = read_draft(await ask(make_request(self._config, messages, row.id, "shorten", self._shape)), self._shape)
         return replace(shorter, difficulty=draft.difficulty)
 
     async def improve(self, ask: Ask, row: PlannedRow, draft: Draft) -> Draft:
-        """The teacher's improved answer, or the first one where only that passes the checks."""
+        """The teacher's improved answer, or the first one where only that passes the checks.
+
+        A first answer that passes them also stays where the teacher would then rather refuse: its sources do support it.
+        """
         shape = ReasonedImprovement if self._teacher.reasoning else ImprovedAnswer
         messages = to_improve_messages(row.messages, draft.raw, self._checks.max_answer_tokens, self._teacher.reasoning)
         reply = await ask(make_request(self._config, messages, row.id, "improve", shape))
         better = replace(read_draft(reply, shape), difficulty=draft.difficulty, first=draft.text)
-        return draft if self.check(row, better) and not self.check(row, draft) else better
+        if self.check(row, draft):
+            return better
+        gives_up = is_refusal(self._config.prompt, better.text) and not is_refusal(self._config.prompt, draft.text)
+        return draft if gives_up or self.check(row, better) else better
 
     async def grade(self, ask: Ask, row: PlannedRow, draft: Draft) -> Fault | None:
         """A fault where the teacher, as judge, grades an answer below min_judge_score. Raises RowError."""
         messages = to_judge_messages(row.prompt.instruction, draft.text)
-        reply = await ask(make_request(self._config, messages, row.id, "judge", Grade))
-        if reply.finish_reason == "length":
-            raise RowError("the grade was cut off: raise generate.teacher.max_tokens")
+        for most in (GRADE_TOKENS, GRADE_TOKENS + self._teacher.max_tokens):
+            reply = await ask(make_request(self._config, messages, row.id, "judge", Grade, most))
+            if reply.finish_reason == "stop":
+                break
+        else:
+            raise RowError(
+                f"its grade was cut off, and is not asked for again before generate.teacher.max_tokens "
+                f"{self._teacher.max_tokens} is raised"
+            )
         found = read_reply(Grade, reply.text)
         bad = found.score < self._checks.min_judge_score
         return Fault(JUDGED, f"{found.score} of 5: {' '.join(found.reason.split())}") if bad else None

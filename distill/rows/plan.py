@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,17 @@ from distill.index.hybridrag import Index, load_index, warn_of_access_tags, warn
 from distill.index.sources import make_document_finder
 from distill.masking import Masker
 from distill.records import Rows
+from distill.rows.contexts import ChunkReader
 from distill.rows.curated import Curated, load_curated, make_keys, require_unique
 from distill.rows.documents import plan_sets
 from distill.rows.making import list_requests
+from distill.rows.overlaps import drop_planned_overlaps
 from distill.rows.planner import PlannedRow, PlannedSet, plan_questions, plan_recordings
 from distill.rows.questions import Question, load_questions
 from distill.rows.recordings import Recording, load_recordings
 from distill.rows.shapes import warn_of_template
 from distill.rows.split import Split, place_all, split_sources
+from distill.rows.twins import describe_twins, group_twins
 from distill.teacher.requests import Request
 
 
@@ -87,23 +91,38 @@ def open_index(config: Config, embedder: Embedder) -> tuple[Index, Split]:
     """The index, after it was compared with the embedder, and which of its documents are held out."""
     settings = config.generate
     index = load_index(settings.index_folder, settings.index)
-    split = split_sources(index.sources, settings.heldout_share)
+    groups = group_twins(index)
+    split = split_sources(index.sources, settings.heldout_share, groups)
     heldout = sum(split.side_of_source(source) == "heldout" for source in index.sources)
     print(f"[OK] index of {len(index):,} live chunks from {len(index.sources)} documents, {heldout} of them held out")
+    if line := describe_twins(groups):
+        print(line)
     warn_of_tiers(index)
     warn_of_access_tags(index)
     print(f"[OK] {check_index(index, embedder, settings.embedder)}")
     return index, split
 
 
+def split_curated(curated: Sequence[Curated], share: float) -> Split:
+    """Without an index: which of the documents that curated rows name are held out. One alone goes to training."""
+    sources = {span.source for each in curated for span in each.row.context}
+    return split_sources(sources, share) if len(sources) > 1 else Split("", share)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What will be asked, and the curated rows by side."""
+    """What will be asked, the curated rows by side, and how much of what is asked was masked, by tag."""
 
     planned: list[PlannedRow]
     sets: list[PlannedSet]
     curated: Rows
     requests: list[Request]
+    masked: Counter[str]
+
+    @property
+    def row_ids(self) -> set[str]:
+        """The ids of all rows and sets: whatever is asked for them at first names one."""
+        return {each.id for each in [*self.planned, *self.sets]}
 
 
 def make_plan(
@@ -112,16 +131,38 @@ def make_plan(
     """Every row that this run will try to make. Raises PipelineError for a curated row that is on both sides."""
     settings, sets = config.generate, []
     planned = plan_recordings(config, inputs.recordings, masker, rejections)
-    split = split_sources((span.source for each in inputs.curated for span in each.row.context), settings.heldout_share)
     if embedder and inputs.want_index(config):
         index, split = open_index(config, embedder)
-        planned += plan_questions(config, inputs.questions, index, split, embedder, masker, rejections)
-        sets = plan_sets(config, index, split, masker)[:limit]
+        reader = ChunkReader(index, masker)
+        planned += plan_questions(config, inputs.questions, reader, split, embedder, rejections)
+        sets = plan_sets(config, reader, split)[:limit]
+    else:
+        split = split_curated(inputs.curated, settings.heldout_share)
+    planned = keep_first(planned)
     keys = {key: f"question {row.question.text}" for row in planned for key in make_keys(row.id, row.prompt.instruction)}
     require_unique(inputs.curated, keys)
     rows = place_all(split, inputs.curated, (chunk for row in planned for chunk in row.chunks))
     require_same_side(planned, rows)
-    return Plan(planned, sets, rows, list_requests(config, planned, sets))
+    planned = drop_planned_overlaps(config, planned, rows, rejections)
+    requests = list_requests(config, planned, sets)
+    return Plan(planned, sets, rows, requests, count_masked(masker, requests))
+
+
+def keep_first(planned: Sequence[PlannedRow]) -> list[PlannedRow]:
+    """Of rows with one id, which ask the same of the same sources, the first."""
+    first: dict[str, PlannedRow] = {}
+    for row in planned:
+        first.setdefault(row.id, row)
+    if len(first) < len(planned):
+        print(f"[WARN] {len(planned) - len(first)} rows would be the same as another and were left out")
+    return list(first.values())
+
+
+def count_masked(masker: Masker, requests: Sequence[Request]) -> Counter[str]:
+    """How often each tag stands in what will be asked: more was looked at, and some of it stands in many prompts."""
+    texts = [message["content"] for request in requests for message in request.messages if message["role"] == "user"]
+    found = {tag: sum(text.count(f"[{tag}]") for text in texts) for tag in masker.counts}
+    return Counter({tag: number for tag, number in found.items() if number})
 
 
 def require_same_side(planned: Sequence[PlannedRow], curated: Rows) -> None:
@@ -144,4 +185,5 @@ def describe_plan(config: Config, plan: Plan, masker: Masker, rejections: Reject
         print(f"[WARN] {empty} questions found no chunk at or above min_score {config.generate.min_score:g}")
     for check, number in rejections.counts().items():
         print(f"[WARN] {number} left out: {check}")
-    print("\n".join(masker.describe()))
+    named = ", ".join(f"{number:,} {tag}" for tag, number in plan.masked.most_common())
+    print(f"[OK] masked before anything is sent: {named}" if named else "[OK] masking found no personal data")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from distill.index.retrieval import Hit, rank_chunks
 from distill.masking import Masker
 from distill.prompts import Message, RenderedPrompt, demands_refusal, invites_knowledge, render_prompt, to_answer_messages
 from distill.records import SIDES, Chunk, Origin, Side
-from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, order_by_hash, shuffle
+from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, measure_gap, order_by_gap, shuffle
 from distill.rows.questions import Question
 from distill.rows.recordings import Recording, relocate
 from distill.rows.split import Split, choose_sides, make_masks, split_groups
@@ -34,8 +33,6 @@ from distill.teacher.requests import Request
 NOTHING_FOUND = "no chunk above min_score"
 ID_DIGITS = 16
 REPEATED_QUESTION = "near-duplicate question"
-# Questions that share this much stay on one side of the split: well below what makes them the same question.
-SIMILAR_QUESTIONS = 0.7
 # Hits per place in the prompt: enough to find near misses, and other documents, behind a document with many good chunks.
 HITS_PER_PLACE = 8
 RECORDED_CATEGORY = "Recorded prompts"
@@ -46,7 +43,7 @@ class PlannedRow:
     """A row without its answer.
 
     `golden` are the ids of the chunks taken to hold the answer, `answerable` whether the sources hold it, None where nobody
-    knows. `refusal` is the answer of a row that needs no teacher, `failure` why a row can have no answer.
+    knows before the teacher answers. `refusal` is the answer of a row that needs no teacher, `failure` why it can have none.
     """
 
     id: str
@@ -103,18 +100,16 @@ class Found:
 
 
 def plan_questions(
-    config: Config, questions: Sequence[Question], index: Index, split: Split, embedder: Embedder, masker: Masker,
-    rejections: Rejections,
+    config: Config, questions: Sequence[Question], reader: ChunkReader, split: Split, embedder: Embedder, rejections: Rejections
 ) -> list[PlannedRow]:
     """One row per question, in their order, then the rows whose golden chunk was taken away.
 
     Questions that repeat an earlier one go to `rejections`. Raises PipelineError from index, embedder or split.
     """
-    masked = [replace(question, text=masker.mask(question.text)) for question in questions]
+    masked = [replace(question, text=reader.masker.mask(question.text)) for question in questions]
     fresh = find_fresh(config.generate.checks, masked, [question.text for question in masked], rejections)
     kept = [masked[place] for place in fresh]
-    found = find_hits(config, kept, index, split, embedder) if kept else []
-    reader = ChunkReader(index, masker)
+    found = find_hits(config, kept, reader.index, split, embedder) if kept else []
     chosen = [choose_places(config.generate, reader, each.hits) for each in found]
     reader.load([hit for hits in chosen for hit in hits])  # all at once, with one connection
     rows = [plan_found(config, reader, *each) for each in zip(kept, found, chosen)]
@@ -122,14 +117,17 @@ def plan_questions(
 
 
 def find_hits(config: Config, questions: Sequence[Question], index: Index, split: Split, embedder: Embedder) -> list[Found]:
-    """For each question its side, which is that of the nearest chunk, and the hits there."""
+    """For each question its side, which is that of the nearest chunk, and the hits there.
+
+    Only questions that are the same go together: a question on the other side than its best chunk would have no answer there.
+    """
     settings = config.generate
     texts = [question.text for question in questions]
     vectors = embed_questions(embedder, settings.embedder, texts)
     masks = make_masks(index, split, settings.top_k)
     ranked = rank_chunks(index, texts, vectors, masks, settings.top_k * HITS_PER_PLACE, settings.retrieval)
     best = [[max((hit.cosine for hit in hits), default=-1.0) for hits in ranking] for ranking in ranked]
-    sides = choose_sides(np.array(best, np.float32).T, group_similar(texts, SIMILAR_QUESTIONS))
+    sides = choose_sides(np.array(best, np.float32).T, group_similar(texts, settings.checks.near_duplicate))
     return [
         Found(side, [hit for hit in ranked[SIDES.index(side)][number] if hit.cosine >= settings.min_score])
         for number, side in enumerate(sides)
@@ -142,11 +140,14 @@ def choose_places(settings: GenerateSection, reader: ChunkReader, hits: Sequence
 
 
 def plan_found(config: Config, reader: ChunkReader, question: Question, found: Found, chosen: Sequence[Hit]) -> PlannedRow:
-    """The row of a question; without a chunk the answer is the refusal, where the template demands one, or a failure."""
+    """The row of a question; without a chunk the answer is the refusal, where the template demands one, or a failure.
+
+    Whether the best chunk that was found holds the answer shows when the teacher reads it.
+    """
     chunks = reader.load(chosen)
     shown = order_chunks(config, question.text, chunks)
     golden = tuple(chunk.chunk_id for chunk in chunks[:1])
-    row = make_row(config, question, found.side, "question", shown, golden, bool(chunks), reader.names)
+    row = make_row(config, question, found.side, "question", shown, golden, None if chunks else False, reader.names)
     if chunks:
         return row
     refused = demands_refusal(config.prompt, config.prompt.template)
@@ -158,28 +159,35 @@ def plan_golden_less(
 ) -> list[PlannedRow]:
     """A second row for a share of the questions of each side, without the golden chunk's document and copies of its text.
 
-    None where the template says nothing about answers that the sources do not hold.
+    Fewer where too few questions are left with sources that lie clearly further away; none where the template says nothing
+    about answers that the sources do not hold.
     """
-    if not may_lack_answer(config):
+    share = config.generate.context.golden_less_share
+    if not share or not may_lack_answer(config):
         return []
-    rows: list[tuple[int, PlannedRow]] = []
+    numbers = [number for number, each in enumerate(found) if each.hits]
+    left = {number: find_others(config, reader, found[number]) for number in numbers}
+    chosen: list[int] = []
     for side in SIDES:
-        places = [number for number, each in enumerate(found) if each.side == side and each.hits]
-        wanted = count_extra(config.generate.context.golden_less_share, len(places))
-        planned = (
-            (places[place], row)
-            for place in order_by_hash([questions[number].text for number in places])
-            if (row := plan_without_golden(config, reader, questions[places[place]], found[places[place]]))
-        )
-        rows += islice(planned, wanted)
-    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+        of_side = [number for number in numbers if found[number].side == side]
+        places = [number for number in of_side if left[number]]
+        gaps = [measure_gap(found[number].hits[0], left[number]) for number in places]
+        ordered = order_by_gap(gaps, [questions[number].text for number in places])
+        chosen += [places[place] for place in ordered[: count_extra(share, len(of_side))]]
+    return [plan_without_golden(config, reader, questions[place], found[place].side, left[place]) for place in sorted(chosen)]
 
 
-def plan_without_golden(config: Config, reader: ChunkReader, question: Question, found: Found) -> PlannedRow | None:
-    """The row of a question whose answer was taken away, or None where nothing else was found."""
-    others = keep_others(reader.load(found.hits[:1]), reader.stream(found.hits[1:]), config.generate.top_k)
+def find_others(config: Config, reader: ChunkReader, found: Found) -> tuple[Chunk, ...]:
+    """What stands in the prompt when the golden chunk's document is taken away."""
+    return keep_others(reader.load(found.hits[:1]), reader.stream(found.hits[1:]), config.generate.top_k)
+
+
+def plan_without_golden(
+    config: Config, reader: ChunkReader, question: Question, side: Side, others: Sequence[Chunk]
+) -> PlannedRow:
+    """The row of a question whose answer was taken away."""
     shown = order_chunks(config, question.text, others)
-    return make_row(config, question, found.side, "question", shown, (), False, reader.names) if others else None
+    return make_row(config, question, side, "question", shown, (), False, reader.names)
 
 
 def may_lack_answer(config: Config) -> bool:
@@ -204,7 +212,7 @@ def plan_recordings(
     fresh = find_fresh(config.generate.checks, questions, texts, rejections)
     sides = split_groups(
         [{chunk.source for chunk in recordings[place].chunks} for place in fresh],
-        group_similar([texts[place] for place in fresh], SIMILAR_QUESTIONS),
+        group_similar([texts[place] for place in fresh], config.generate.checks.near_duplicate),
         config.generate.heldout_share, [texts[place] for place in fresh],
     ) if fresh else []
     return [
@@ -214,9 +222,9 @@ def plan_recordings(
 
 def plan_recording(config: Config, recording: Recording, masked: Recording, question: Question, side: Side) -> PlannedRow:
     """The row of a recorded prompt: nobody knows whether its sources answer it. Spans keep the true names of the sources."""
-    known = {span.chunk_id: span.source for span in recording.spans}
-    spans = tuple(span.model_copy(update={"source": known[span.chunk_id]}) for span in masked.spans)
-    chunks = [replace(chunk, source=known[chunk.chunk_id]) for chunk in masked.chunks]
+    # By place: two documents may hold one text, and so one chunk id. Where masking hid the form, none is left.
+    spans = tuple(span.model_copy(update={"source": true.source}) for span, true in zip(masked.spans, recording.spans))
+    chunks = [replace(chunk, source=true.source) for chunk, true in zip(masked.chunks, recording.spans)]
     return assemble_row(config, question, side, "recording", chunks, (), None, RenderedPrompt(masked.prompt, spans))
 
 
@@ -273,15 +281,15 @@ def order_chunks(config: Config, seed: str, chunks: Sequence[Chunk]) -> tuple[Ch
 
 
 def make_id(config: Config, instruction: str, origin: Origin, answerable: bool | None, made_from: str = "") -> str:
-    """16 hex digits over everything that determines the row."""
-    teacher = config.generate.teacher
-    parts: list[Any] = [
-        config.prompt.system, teacher.instructions, instruction, origin, answerable, made_from, teacher.provider, teacher.model,
-        teacher.temperature, teacher.max_tokens, teacher.two_pass, teacher.reasoning,
-    ]
+    """16 hex digits over the prompt, what is known of the row, and what answers it; the checks afterwards do not count."""
+    prompt, teacher = config.prompt, config.generate.teacher
+    parts: list[Any] = [prompt.system, instruction, origin, answerable, made_from, teacher.provider]
     if teacher.provider == "extractive":
         embedder = Path(config.generate.embedder.model).name
-        parts += [embedder, teacher.sentences, teacher.min_sentence_score, config.prompt.citation, config.prompt.refusal]
+        parts += [embedder, teacher.sentences, teacher.min_sentence_score, prompt.citation, prompt.refusal]
+    else:
+        parts += [teacher.instructions, teacher.model, teacher.temperature, teacher.max_tokens]
+        parts += [teacher.two_pass, teacher.reasoning]
     return sha256_text(json.dumps(parts))[:ID_DIGITS]
 
 

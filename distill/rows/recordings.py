@@ -44,15 +44,6 @@ class Recording:
     turns: int = 0
 
 
-def locate(text: str) -> tuple[str, tuple[ContextSpan, ...]]:
-    """The question of a prompt, and where its chunks stand; also of one whose personal data was masked.
-
-    A chunk's id is the hash of its text, and stands for its document too where the prompt names none.
-    """
-    form = read_form(text)
-    return form.question, make_spans(text, form)
-
-
 def relocate(recording: Recording, masked: str) -> Recording:
     """The recording with its prompt masked: question and places are those of the masked text, chunks keep their ids.
 
@@ -71,7 +62,10 @@ def relocate(recording: Recording, masked: str) -> Recording:
 
 
 def make_spans(text: str, form: Form) -> tuple[ContextSpan, ...]:
-    """One span per chunk, in the order of their numbers."""
+    """One span per chunk, in the order of their numbers.
+
+    A chunk's id is the hash of its text, and stands for its document too where the prompt names none.
+    """
     spans = []
     for passage in form.passages:
         name = name_text(text[passage.start : passage.end])

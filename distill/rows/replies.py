@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from distill.teacher.requests import parse_json_reply
 
+AnyItem = TypeVar("AnyItem")
+
 
 def between(low: int, high: int) -> AfterValidator:
     """A whole number within bounds, which stay out of the schema: some providers refuse bounds, others enumerations."""
@@ -19,6 +21,13 @@ def between(low: int, high: int) -> AfterValidator:
         return number
 
     return AfterValidator(check)
+
+
+def require_one(items: list[AnyItem]) -> list[AnyItem]:
+    """A list that holds something; the bound stays out of the schema like the others."""
+    if not items:
+        raise ValueError("must not be empty")
+    return items
 
 
 class Shape(BaseModel):
@@ -76,13 +85,13 @@ class ReasonedQuestion(Shape):
 class WrittenQuestions(Shape):
     """The reply to a set's one request."""
 
-    questions: list[WrittenQuestion]
+    questions: Annotated[list[WrittenQuestion], AfterValidator(require_one)]
 
 
 class ReasonedQuestions(Shape):
     """The same with steps."""
 
-    questions: list[ReasonedQuestion]
+    questions: Annotated[list[ReasonedQuestion], AfterValidator(require_one)]
 
 
 AnyShape = TypeVar("AnyShape", bound=Shape)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill.config import PromptSection
 from distill.errors import PipelineError
-from distill.prompts import demands_refusal, invites_knowledge, normalise
+from distill.prompts import demands_refusal, invites_knowledge, normalise, wants_citations
 
 # [Source N], [Source: chunk_1]: a bracket that ends in a number, or in a capital N standing for one.
 CITATION = re.compile(r"\[([A-Za-z][^\[\]\n]{0,40}?)(?:\d+|(?<![A-Za-z])N)\]")
@@ -76,7 +76,13 @@ def warn_of_template(prompt: PromptSection) -> list[str]:
     """
     instructions = prompt.template.replace("{context}", "").replace("{question}", "")
     changes = list_changes(prompt, find_shape(prompt, instructions))
-    return [f"config.yaml prompt: the template does not ask for this; put it there, or set  {line}" for line in changes]
+    return [f"the template asks for another prompt.{line.split(':')[0]}: change it, or set  {line}" for line in changes]
+
+
+def warn_of_system(prompt: PromptSection) -> list[str]:
+    """A line where prompt.system, which stands before every prompt, asks for tags that the prompt does not want."""
+    asks = not wants_citations(prompt) and re.search(r"\b(?:cite|citation)", prompt.system, re.IGNORECASE)
+    return ["prompt.system asks for citations, but prompt.citation is empty: take that out of prompt.system"] if asks else []
 
 
 # -----------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 """Which documents, and so which questions, are held out of training: no document is on both sides.
 
 With an index, held out are the documents with the smallest hashes of their paths: whatever the questions are, the same
-documents give the same split. How many are held out follows their number, so that adding or deleting documents can move others
+documents give the same split. Documents that repeat one another are one group (see twins.py): the hash of its smallest path
+decides for all of it. How many are held out follows the number of documents, so that adding or deleting some can move others
 across the cut. Rows whose sources are fixed already, such as recorded prompts, are split by what they have in common: rows that
 share a source, directly or through others, stay together. Questions that are nearly the same stay together in both cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,18 +24,27 @@ from distill.rows.curated import Curated
 
 HASH_DIGITS = 16
 FEWEST_CHARACTERS = 40  # a shorter chunk may stand in an instruction by chance
+# (text, source) of chunks by the text's first FEWEST_CHARACTERS: one look-up for each place of an instruction.
+TextsByBeginning = dict[str, set[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sources whose hash is at most `last_hash` are held out; "" holds out none. `share` decides for rows without sources."""
+    """Sources whose hash is at most `last_hash` are held out; "" holds out none. `share` decides for rows without sources.
+
+    A source counts as what `groups` names it; one without a name there, such as a document that the index does not hold, as
+    itself. `passed_over` are groups below `last_hash` that are for training all the same: they would be too much held out.
+    """
 
     last_hash: str
     share: float
+    groups: Mapping[str, str] = field(default_factory=dict)
+    passed_over: frozenset[str] = frozenset()
 
     def side_of_source(self, source: str) -> Side:
         """The side of a document, also of one that the index does not hold."""
-        return "heldout" if hash_source(source) <= self.last_hash else "train"
+        name = self.groups.get(source, source)
+        return "heldout" if name not in self.passed_over and hash_source(name) <= self.last_hash else "train"
 
     def side_of_text(self, text: str) -> Side:
         """The side of a row without sources: the same text is always on the same side."""
@@ -49,21 +60,26 @@ def hash_source(text: str) -> str:
 # With an index: documents first, questions by what they find
 
 
-def split_sources(sources: Iterable[str], share: float) -> Split:
-    """Hold out the `share` of the documents with the smallest hashes, at least one.
+def split_sources(sources: Iterable[str], share: float, groups: Mapping[str, str] | None = None) -> Split:
+    """Hold out the `share` of the documents with the smallest hashes, at least one; `groups` as from group_twins.
 
-    Raises PipelineError when that leaves none for training.
+    Whole groups are held out, each hashed by its name. A group too large to be held out is for training, where others make the
+    share. Raises PipelineError where no choice of groups holds out about the share, as split_groups does.
     """
-    hashes = sorted({hash_source(source) for source in sources})
-    if not hashes:
-        return Split("", share)
-    count = max(1, round(share * len(hashes)))
-    if count >= len(hashes):
+    groups = groups or {}
+    sizes = Counter(groups.get(source, source) for source in set(sources))
+    if not sizes:
+        return Split("", share, groups)
+    names = sorted(sizes, key=hash_source)
+    chosen = choose_heldout([sizes[name] for name in names], share)
+    if not chosen:
         raise PipelineError(
-            f"{len(hashes)} source document(s) cannot be split into training and held-out ones at generate.heldout_share "
-            f"{share:g}: add documents or lower the share"
+            f"{sizes.total()} source document(s) cannot be split into training and held-out ones at generate.heldout_share "
+            f"{share:g}: {max(sizes.values())} of them are one group, which holds one document or repeats of it: add other "
+            "documents or change the share"
         )
-    return Split(hashes[count - 1], share)
+    passed_over = frozenset(names[: chosen[-1]]) - {names[place] for place in chosen}
+    return Split(hash_source(names[chosen[-1]]), share, groups, passed_over)
 
 
 def make_masks(index: Index, split: Split, top_k: int) -> list[np.ndarray]:
@@ -109,6 +125,13 @@ def split_groups(
     names = keys if keys is not None else [f"group {group}" for group in groups]
     ordered = sorted(components, key=lambda rows: hash_component(rows, sources, names))
     heldout = choose_heldout([len(rows) for rows in ordered], share)
+    if not heldout:
+        largest = max(map(len, ordered), default=0) / max(len(sources), 1)
+        raise PipelineError(
+            f"the {len(sources)} rows cannot be split at generate.heldout_share {share:g}: they fall into {len(ordered)} "
+            f"group(s) that share no document, the largest of them {largest:.0%} of all: record questions about other "
+            "documents, or change the share"
+        )
     sides: list[Side] = ["train"] * len(sources)
     for place in heldout:
         for row in ordered[place]:
@@ -137,26 +160,21 @@ def hash_component(rows: Iterable[int], sources: Sequence[Collection[str]], name
 
 
 def choose_heldout(sizes: Sequence[int], share: float) -> list[int]:
-    """The places of the components, in this order, that are held out. Raises PipelineError where no choice will do.
+    """The places of the groups, in this order, that are held out, ascending; none where no choice will do.
 
     Taken in order are those that keep the sum within bounds, until the share is reached. Where that ends below half of it,
-    only components larger than that are left, and one of them alone may do: so a choice is found if there is one.
+    only groups larger than that are left, and one of them alone may do: so a choice is found if there is one.
     """
-    rows, chosen = sum(sizes), []
-    fewest, most = max(1.0, share * rows / 2), min(max(1.0, min(2 * share, max(share, 0.5)) * rows), rows - 1)
+    total, chosen = sum(sizes), []
+    wanted = max(1, round(share * total))
+    fewest, most = max(1.0, share * total / 2), min(max(wanted, min(2 * share, max(share, 0.5)) * total), total - 1)
     held = 0
     for place, size in enumerate(sizes):
-        if held < max(1.0, share * rows) and held + size <= most:
+        if held < wanted and held + size <= most:
             chosen.append(place)
             held += size
     if held < fewest:
         chosen = [place for place, size in enumerate(sizes) if fewest <= size <= most][:1]
-    if not chosen:
-        raise PipelineError(
-            f"the {rows} rows cannot be split at generate.heldout_share {share:g}: they fall into {len(sizes)} group(s) that "
-            f"share no document, the largest of them {max(sizes, default=0) / max(rows, 1):.0%} of all: record questions about "
-            "other documents, or change the share"
-        )
     return chosen
 
 
@@ -166,7 +184,7 @@ def choose_heldout(sizes: Sequence[int], share: float) -> list[int]:
 
 def place_all(split: Split, curated: Sequence[Curated], chunks: Iterable[Chunk]) -> Rows:
     """Curated rows by side; `chunks` are those that this run retrieved. Raises PipelineError for a row that is on both."""
-    known = {(text, chunk.source) for chunk in chunks if len(text := chunk.text.strip()) >= FEWEST_CHARACTERS}
+    known = index_texts(chunks)
     rows: Rows = {side: [] for side in SIDES}
     unnamed = 0
     for each in curated:
@@ -178,9 +196,25 @@ def place_all(split: Split, curated: Sequence[Curated], chunks: Iterable[Chunk])
     return rows
 
 
-def find_sources(row: TrainingExample, known: Collection[tuple[str, str]]) -> set[str]:
-    """The documents that a row names, or else those whose chunk stands whole in its instruction; `known`: (text, source)."""
-    return {span.source for span in row.context} or {source for text, source in known if text in row.instruction}
+def index_texts(chunks: Iterable[Chunk]) -> TextsByBeginning:
+    """The chunks that are long enough to be told by their text."""
+    known: TextsByBeginning = defaultdict(set)
+    for chunk in chunks:
+        if len(text := chunk.text.strip()) >= FEWEST_CHARACTERS:
+            known[text[:FEWEST_CHARACTERS]].add((text, chunk.source))
+    return known
+
+
+def find_sources(row: TrainingExample, known: TextsByBeginning) -> set[str]:
+    """The documents that a row names, or else those whose chunk stands whole in its instruction."""
+    if row.context:
+        return {span.source for span in row.context}
+    text, found = row.instruction, set()
+    for start in range(len(text) - FEWEST_CHARACTERS + 1):
+        # Not known[...]: that would remember every piece of every instruction.
+        candidates = known.get(text[start : start + FEWEST_CHARACTERS], ())
+        found |= {source for chunk, source in candidates if text.startswith(chunk, start)}
+    return found
 
 
 def place_curated(split: Split, curated: Curated, sources: Iterable[str]) -> Side:

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from distill.errors import PipelineError
+from distill.files import hold_lock
 from distill.teacher.logs import Log, tell_time
 
 FILE_NAME = "audit.jsonl"
@@ -22,8 +24,8 @@ ROWS: ContextVar[tuple[str, ...]] = ContextVar("rows", default=())
 class Audit(Log):
     """For `with`; `record` is an event hook for the HTTP client, which calls it with the finished request."""
 
-    def __init__(self, folder: Path, model: str) -> None:
-        super().__init__(folder / FILE_NAME)
+    def __init__(self, folder: Path, model: str, alone: bool = True) -> None:
+        super().__init__(folder / FILE_NAME, alone=alone)
         self._model = model
 
     async def record(self, request: Any) -> None:
@@ -33,6 +35,15 @@ class Audit(Log):
             "time": tell_time(), "method": request.method, "host": request.url.host, "path": request.url.path,
             "model": self._model, "bytes": len(body), "rows": list(ROWS.get()), "sha256": hashlib.sha256(body).hexdigest(),
         })
+
+
+def open_audit(folder: Path, model: str) -> Audit:
+    """The log for what is sent before a run has its folder to itself: another run may be writing to it."""
+    try:
+        with hold_lock(folder):
+            return Audit(folder, model)
+    except PipelineError:
+        return Audit(folder, model, alone=False)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ class Budget:
     def __init__(self, limit: float | None, prices: Prices | None, earlier: Spending) -> None:
         self._limit, self._prices = limit, prices
         self._known, self._possible = earlier.known_usd, earlier.possible_usd
-        self._in_flight, self._calls, self._tokens = 0.0, 0, 0
+        self._in_flight, self._waited_for, self._calls, self._tokens = 0.0, 0, 0, 0
+        self._overrun = False  # a call cost more than it could: then no more than one is at risk at a time
         self._freed = asyncio.Condition()
 
     async def reserve(self, most: float) -> None:
@@ -26,11 +27,12 @@ class Budget:
         Raises PipelineError when even their being free would not.
         """
         async with self._freed:
-            while not self._fits(self._in_flight + most):
+            while not self._fits(self._in_flight + most) or (self._overrun and self._limit is not None and self._waited_for):
                 if not self._fits(most):
                     raise PipelineError(self._explain(most))
                 await self._freed.wait()
             self._in_flight += most
+            self._waited_for += 1
 
     def _fits(self, amount: float) -> bool:
         return self._limit is None or self._known + self._possible + amount <= self._limit + CENT_FRACTION
@@ -46,13 +48,23 @@ class Budget:
         """Replace a call's maximum by what it cost, or may have cost."""
         async with self._freed:
             self._in_flight -= most
+            self._waited_for -= 1
             self._calls += 1
             self._tokens += (outcome.prompt_tokens or 0) + (outcome.answer_tokens or 0)
             if outcome.cost_usd is None and outcome.prompt_tokens is None:
                 self._possible += most
             else:
                 self._known += outcome.cost_usd or 0.0
+                self._heed_overrun(most, outcome.cost_usd or 0.0)
             self._freed.notify_all()
+
+    def _heed_overrun(self, most: float, cost: float) -> None:
+        """Say once that a call cost more than max_tokens and the prices allow."""
+        if self._overrun or self._prices is None or cost <= most + CENT_FRACTION:
+            return
+        self._overrun = True
+        slower = "" if self._limit is None else ": from here on one request at a time, for the budget's sake"
+        print(f"[WARN] a request that may cost {describe_usd(most)} at most was billed {describe_usd(cost)}{slower}")
 
     def describe(self) -> str:
         """A few words for a progress bar: money of all runs, requests of this one."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import openai
 import tenacity
@@ -23,6 +25,7 @@ from distill.errors import PipelineError
 from distill.network import host_of, require_allowed
 from distill.teacher.audit import Audit, name_rows
 from distill.teacher.budget import Budget
+from distill.teacher.hope import Hope
 from distill.teacher.journal import Journal
 from distill.teacher.keys import require_https
 from distill.teacher.ledger import Ledger, Outcome
@@ -36,14 +39,14 @@ from distill.teacher.prices import (
     most_prompt_tokens,
     require_prices,
 )
-from distill.teacher.requests import Ask, Reply, Request, RowError, identify
+from distill.teacher.requests import Ask, Reply, Request, identify
 from distill.teacher.verdicts import Judge, RepeatableError, Verdict
 from distill.teacher.wire import make_body, make_client
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
-WINDOW_ROWS = 50
 # A server that turns a quarter of the calls away is at its limit, and then all wait; a rare refusal holds its own row alone.
 WINDOW_CALLS, MANY_REFUSALS = 20, 5
+ROOM_BYTES = 8 * 2**20  # for the answers in flight
 NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 
 Job = Callable[[Ask], Awaitable[None]]
@@ -110,15 +113,13 @@ class Teacher:
         self.crew = Crew(section.concurrency)
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._exchanges: set[asyncio.Task[Reply]] = set()
-        self._failed: deque[bool] = deque(maxlen=WINDOW_ROWS)
+        self._hope = Hope(section.base_url)
         self._refused: deque[bool] = deque(maxlen=WINDOW_CALLS)
-        self._answered_once = False
 
     async def serve(self, job: Job) -> None:
-        """Run one job. Raises PipelineError when the calls give no hope."""
+        """Run one job."""
         try:
             await job(self.ask)
-            self.require_hope()
         finally:
             await self.crew.leave()
 
@@ -152,32 +153,15 @@ class Teacher:
             retry=tenacity.retry_if_exception_type(RepeatableError), sleep=self.crew.pause,
         )
         try:
-            reply = await retrying(self._attempt, request, identity)
-        except RowError:
-            self._failed.append(True)
-            raise
+            return await retrying(self._attempt, request, identity)
         except RepeatableError as error:
-            self._failed.append(True)
-            raise self._give_up(error) from None
-        self._failed.append(False)
-        return reply
+            raise self._hope.give_up(error, self._section.max_attempts) from None
 
-    def _give_up(self, error: RepeatableError) -> Exception:
-        """After the last attempt. A server that never said a word is not there."""
-        if error.silent and not self._answered_once:
-            return PipelineError(
-                f"the teacher at {self._section.base_url} cannot be reached ({error}): is it running, is the address right?"
-            )
-        return RowError(f"{error} ({self._section.max_attempts} attempts)")
-
-    def require_hope(self) -> None:
-        """Raises PipelineError when more than half of the last 50 requests failed."""
-        failed = sum(self._failed)
-        if failed > WINDOW_ROWS // 2:
-            raise PipelineError(
-                f"{failed} of the last {len(self._failed)} calls to the teacher failed, so the run stops: "
-                f"read the reasons in training_data/failures.jsonl, then run again; every reply is kept"
-            )
+    def require_room(self) -> None:
+        """Raises PipelineError for a disk on which an answer, once paid for, could not be kept."""
+        folder = self._ledger.path.parent
+        if shutil.disk_usage(folder).free < ROOM_BYTES:
+            raise PipelineError(f"the disk of {folder} is full, so nothing is sent: make room and run again")
 
     # -------------------------------------------------------------------------
     # One call
@@ -188,6 +172,8 @@ class Teacher:
         await self._slots.acquire()
         try:
             await self._pace.wait(guess_prompt_tokens(request) + request.max_tokens)
+            self._hope.require()
+            self.require_room()
             await self._budget.reserve(most or 0.0)
         except BaseException:
             self._slots.release()
@@ -208,8 +194,10 @@ class Teacher:
         finally:
             self._slots.release()  # before the disk's turn: the next call may go out meanwhile
             reply, error = conclude(request, verdict)
-            await asyncio.to_thread(self._write, call, request, identity, verdict.outcome, reply, time.monotonic() - started)
-            await self._learn(request, verdict, most)
+            # The ledger says 200 of what the journal holds.
+            outcome = verdict.outcome if reply or verdict.error else replace(verdict.outcome, status="200 not as asked")
+            await asyncio.to_thread(self._write, call, request, identity, outcome, reply, time.monotonic() - started)
+            await self._learn(request, outcome, error, most)
         if error:
             raise error
         return reply
@@ -230,27 +218,32 @@ class Teacher:
             self._journal.add(request, reply)
         self._ledger.settle(call, identity, outcome, seconds)
 
-    async def _learn(self, request: Request, verdict: Verdict, most: float | None) -> None:
+    async def _learn(self, request: Request, outcome: Outcome, error: Exception | None, most: float | None) -> None:
         """Everything else that a finished call changes: budget, pace, hope."""
-        outcome = verdict.outcome
         await self._budget.settle(most or 0.0, outcome)
         if outcome.prompt_tokens is not None:
             counted = outcome.prompt_tokens + (outcome.answer_tokens or 0)
             self._pace.correct(guess_prompt_tokens(request) + request.max_tokens, counted)
-        self._heed(verdict.error)
+        self._heed(error)
         self._note(self.describe_spending())
 
     def _heed(self, error: Exception | None) -> None:
-        """Learn from how a call ended: whether there is a server at all, and whether it asks everybody to slow down."""
-        repeatable = isinstance(error, RepeatableError)
-        self._answered_once |= not (repeatable and error.silent)
-        asked = error.retry_after if repeatable else None
+        """Learn from how a call ended: whether there is hope, and whether the server asks everybody to slow down."""
+        self._hope.note(error)
+        asked = error.retry_after if isinstance(error, RepeatableError) else None
         self._refused.append(asked is not None)
         if asked is not None and sum(self._refused) >= MANY_REFUSALS:
             self._pace.hold(asked)
 
     async def _send(self, request: Request) -> Verdict:
-        """One HTTP call."""
+        """One HTTP call, whatever comes back."""
+        try:
+            return await self._call(request)
+        except RecursionError:
+            return self._judge.judge_nonsense("it is nested too deeply")
+
+    async def _call(self, request: Request) -> Verdict:
+        """One HTTP call. Raises RecursionError for a body that is nested too deeply to be read."""
         section, judge = self._section, self._judge
         try:
             # The openai package's timeout starts anew with every byte, and some servers send blanks while they think.

@@ -17,6 +17,7 @@ from distill.sentences import split_sentences
 
 TEACHER_NAME = "extractive (no model)"
 
+
 class EmbedOnce:
     """An embedder that embeds each distinct text once: questions share chunks, and chunks share sentences."""
 

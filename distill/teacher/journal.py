@@ -6,7 +6,8 @@ models and settings stay in it, and count again when the config goes back to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from distill.config import TeacherSection
-from distill.files import read_jsonl, replace_file
+from distill.errors import PipelineError
+from distill.files import read_jsonl, read_text, replace_file, write_text_atomic
 from distill.teacher.logs import Log
 from distill.teacher.requests import Reply, Request, identify
 
@@ -47,6 +49,15 @@ class Journal(Log):
 def load_replies(folder: Path) -> dict[str, Reply]:
     """Replies by request; empty before the first run. Raises PipelineError, with the line, for a file that was damaged."""
     return {row["request"]: reply for row, reply in read_rows(folder)}
+
+
+def list_kept(folder: Path) -> set[str]:
+    """The requests that have a reply on disk, those that were set aside included."""
+    kept: set[str] = set()
+    for path in folder.glob("answers*.jsonl"):
+        with suppress(PipelineError):  # the file in use is read, and judged, by load_replies
+            kept.update(str(row.get("request")) for _, row in read_jsonl(path, torn_end=True))
+    return kept
 
 
 def read_rows(folder: Path) -> list[tuple[dict[str, Any], Reply]]:
@@ -82,11 +93,22 @@ def describe_journal(folder: Path, section: TeacherSection, requests: Sequence[R
     return f"{line}; {others:,} are for other requests (question, prompt, model or settings changed)" if others else line
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename the replies to a dated name, to start afresh without losing what was paid for; None when there are none."""
+def set_aside(folder: Path, row_ids: Collection[str] | None = None) -> Path | None:
+    """Keep the replies under a dated name, and none of those to the given rows (None: to any) under the usual one.
+
+    Nothing that was paid for is lost. Returns the dated file; None when there are no replies.
+    """
     path = folder / FILE_NAME
     if not path.exists():
         return None
     kept = path.with_name(f"answers-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}.jsonl")
-    replace_file(path, kept)
+    if row_ids is None:
+        replace_file(path, kept)
+        return kept
+    wanted = set(row_ids)
+    dropped = {number for number, row in read_jsonl(path, torn_end=True) if not wanted.isdisjoint(row.get("rows") or ())}
+    # As they stand there, perhaps encrypted.
+    lines = [f"{line}\n" for line in read_text(path, whole_lines=True).split("\n")[:-1]]
+    write_text_atomic(kept, "".join(lines), private=True)
+    write_text_atomic(path, "".join(line for number, line in enumerate(lines, 1) if number not in dropped), private=True)
     return kept

@@ -7,16 +7,19 @@ killed) and an outcome whose cost nobody knows (a time-out) were possibly paid: 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distill.errors import PipelineError
 from distill.files import read_jsonl
+from distill.teacher.journal import list_kept
 from distill.teacher.logs import Log, tell_time
-from distill.teacher.prices import Prices, describe_usd
+from distill.teacher.prices import Prices, describe_usd, read_amount
 
 FILE_NAME = "ledger.jsonl"
+REPLIED = "200"  # the status of a call whose reply is in the journal
+MOST_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Outcome:
 class Spending:
     """US dollars over all runs. `possible_usd` is the maximum of the `unsettled` calls, those that were possibly paid.
 
-    `unpriced` are calls whose cost cannot even be bounded, because no price was known.
+    `unpriced` are calls whose cost cannot even be bounded, because no price was known. `listed` are lines about the last of
+    the unsettled calls, `lost` is how many requests were replied to and have no reply on disk.
     """
 
     calls: int = 0
@@ -44,6 +48,8 @@ class Spending:
     possible_usd: float = 0.0
     unsettled: int = 0
     unpriced: int = 0
+    listed: tuple[str, ...] = field(default=(), compare=False)
+    lost: int = field(default=0, compare=False)
 
     @property
     def most_usd(self) -> float:
@@ -54,10 +60,17 @@ class Spending:
         """Console lines about earlier runs; none before the first call."""
         lines = [f"[OK] so far: {self.calls:,} calls, {describe_usd(self.known_usd)}"] if self.calls else []
         if self.unsettled:
-            unpriced = f", {self.unpriced:,} of them without a known price" if self.unpriced else ""
+            unpriced = f", {self.unpriced:,} of them without a known price: a budget counts the others in full"
             lines.append(
                 f"[WARN] {self.unsettled:,} calls were cut off and possibly paid, {describe_usd(self.possible_usd)} at most"
-                f"{unpriced}: a budget counts them in full"
+                f"{unpriced if self.unpriced else ': a budget counts them in full'}"
+            )
+            lines += self.listed
+            lines += [f"  and {more:,} more"] if (more := self.unsettled - len(self.listed)) and self.listed else []
+        if self.lost:
+            lines.append(
+                f"[WARN] {self.lost:,} replies that were paid for are not in answers.jsonl, which was cut or deleted: "
+                f"they are asked for again; put the file back to keep them"
             )
         return lines
 
@@ -99,7 +112,9 @@ class Ledger(Log):
 
 def load_spending(folder: Path, prices: Prices | None) -> Spending:
     """The account of earlier runs, read only. Raises PipelineError for a damaged file."""
-    return add_up(load_calls(folder).values(), prices)
+    calls = load_calls(folder)
+    replied = {row["request"] for row in calls.values() if row.get("status") == REPLIED and "request" in row}
+    return replace(add_up(calls.values(), prices), lost=len(replied - list_kept(folder)) if replied else 0)
 
 
 def load_calls(folder: Path) -> dict[str, dict[str, Any]]:
@@ -120,32 +135,47 @@ def merge(calls: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
 
 def add_up(rows: Iterable[dict[str, Any]], prices: Prices | None) -> Spending:
     """The sums over calls."""
-    calls = unsettled = unpriced = 0
+    calls = unpriced = 0
     known = possible = 0.0
+    unsettled: list[dict[str, Any]] = []
     for row in rows:
         calls += 1
         cost, most = find_cost(row, prices), find_most(row, prices)
         known += cost or 0.0
         if cost is None:
-            unsettled += 1
+            unsettled.append(row)
             unpriced += most is None
             possible += most or 0.0
-    return Spending(calls, known, possible, unsettled, unpriced)
+    listed = tuple(describe_call(row, find_most(row, prices)) for row in unsettled[-MOST_LISTED:])
+    return Spending(calls, known, possible, len(unsettled), unpriced, listed)
+
+
+def describe_call(row: dict[str, Any], most: float | None) -> str:
+    """One line about a call that was possibly paid."""
+    cost = "no known price" if most is None else f"at most {describe_usd(most)}"
+    return f"  {row.get('time')} {row.get('purpose')}, request {row.get('request')}, {cost}"
 
 
 def find_cost(row: dict[str, Any], prices: Prices | None) -> float | None:
     """What a call cost: as it was noted, or by its tokens where no price was known then; None where it was possibly paid."""
     if row.get("cost_usd") is not None:
-        return row["cost_usd"]
+        return read_amount(row["cost_usd"])
     tokens = row.get("prompt_tokens"), row.get("answer_tokens")
     if row["event"] == "intent" or None in tokens:
         return 0.0 if row.get("most_usd") == 0 else None
-    return prices.cost(*tokens) if prices else 0.0
+    if prices is None:
+        return 0.0
+    return read_amount(prices.cost(*tokens)) if is_of(row, prices) else None
 
 
 def find_most(row: dict[str, Any], prices: Prices | None) -> float | None:
     """What a call can have cost at most; None where no price is known."""
     if row.get("most_usd") is not None:
-        return row["most_usd"]
+        return read_amount(row["most_usd"])
     tokens = row.get("most_prompt_tokens"), row.get("most_answer_tokens")
-    return prices.cost(*tokens) if prices and None not in tokens else None
+    return prices.cost(*tokens) if prices and is_of(row, prices) and None not in tokens else None
+
+
+def is_of(row: dict[str, Any], prices: Prices) -> bool:
+    """Whether the prices are those of a call's model."""
+    return prices.model in ("", row.get("model"))

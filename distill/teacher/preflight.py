@@ -17,9 +17,9 @@ import openai
 from distill.config import Config, TeacherSection
 from distill.errors import PipelineError
 from distill.network import host_of, require_allowed
-from distill.teacher.audit import Audit
+from distill.teacher.audit import open_audit
 from distill.teacher.keys import SET_KEY, require_https
-from distill.teacher.prices import Prices, describe_usd, find_prices
+from distill.teacher.prices import Prices, describe_usd, find_prices, require_prices
 from distill.teacher.verdicts import Judge
 from distill.teacher.wire import is_openrouter, make_client
 
@@ -74,6 +74,7 @@ def check_teacher(config: Config, key: str) -> Preflight:
         raise PipelineError(explain_unknown(section, [entry["id"] for entry in models.entries]))
     listed = None if not models.entries else entry.get("id") is not None
     prices = find_prices(section, entry.get("pricing"))
+    require_prices(section, prices)
     trainable = entry.get("is_trainable_text")
     distillable_only = is_openrouter(section.base_url) and bool(section.openrouter.enforce_distillable_text)
     lines += describe_model(section, entry, prices) if models.entries else []
@@ -100,7 +101,7 @@ class Listing:
 async def look_up(config: Config, key: str) -> tuple[Listing, Any]:
     """The list of models, and OpenRouter's account of the key."""
     section = config.generate.teacher
-    with Audit(config.training_dir, section.model) as audit:
+    with open_audit(config.training_dir, section.model) as audit:
         client = make_client(section, key, audit)
         try:
             listing = await fetch_models(section, client, key)
@@ -143,7 +144,7 @@ async def fetch(section: TeacherSection, client: openai.AsyncOpenAI, key: str, p
         raise PipelineError(
             f"the teacher at {section.base_url} cannot be reached ({reason}): is it running, is the address right?"
         ) from None
-    except (openai.APIError, ValueError):
+    except (openai.APIError, ValueError, RecursionError):
         return "not JSON"
     return answer if isinstance(answer, dict) else "not JSON"
 

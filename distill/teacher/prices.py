@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.config import Config, TeacherSection
@@ -24,12 +24,13 @@ SECONDS_BEFORE_ANSWER = 1.0
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars per token sent and received, and per request; `source` says where they come from."""
+    """US dollars per token sent and received, and per request; `source` says where they come from, `model` whose they are."""
 
     prompt_usd: float
     answer_usd: float
     request_usd: float = 0.0
     source: str = "config.yaml"
+    model: str = ""
 
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
         """US dollars for one call."""
@@ -46,9 +47,10 @@ def find_prices(section: TeacherSection, listed: Mapping[str, Any] | None = None
     OpenRouter lists strings in US dollars per token: https://openrouter.ai/docs/models.
     """
     prompt, answer = section.prompt_usd_per_million, section.answer_usd_per_million
-    if prompt is not None and answer is not None:
-        return Prices(prompt / MILLION, answer / MILLION)
     pricing = listed or {}
+    fee = read_price(pricing.get("request")) or 0.0  # config.yaml has no key for it
+    if prompt is not None and answer is not None:
+        return Prices(prompt / MILLION, answer / MILLION, fee, model=section.model)
     theirs = [read_price(pricing.get(key)) for key in ("prompt", "completion")]
     if None in theirs and is_loopback(section.base_url):
         theirs, source = [0.0, 0.0], "this machine"
@@ -57,21 +59,33 @@ def find_prices(section: TeacherSection, listed: Mapping[str, Any] | None = None
     both = [ours / MILLION if ours is not None else price for ours, price in zip((prompt, answer), theirs)]
     if both[0] is None or both[1] is None:
         return None
-    return Prices(both[0], both[1], read_price(pricing.get("request")) or 0.0, source)
+    return Prices(both[0], both[1], fee, source, section.model)
 
 
 def read_price(value: Any) -> float | None:
     """A price per token; None when absent, unreadable or negative (a router whose price depends on the model it picks)."""
     try:
         price = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return price if math.isfinite(price) and price >= 0 else None
 
 
+def read_amount(value: Any) -> float | None:
+    """US dollars as a server or the ledger states them; None for what is no number, negative, infinite or not a number."""
+    return read_price(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
 def require_prices(section: TeacherSection, prices: Prices | None) -> None:
-    """Raises PipelineError for a budget that cannot be kept because no price is known."""
-    if section.budget_usd is not None and prices is None:
+    """Raises PipelineError for a budget that cannot be kept: no price is known, or web searches are billed besides."""
+    if section.budget_usd is None:
+        return
+    if ":online" in section.model and not is_loopback(section.base_url):
+        raise PipelineError(
+            f"generate.teacher.budget_usd cannot be kept with {section.model}, whose web searches cost extra: "
+            f"take the model without :online"
+        )
+    if prices is None:
         raise PipelineError(
             f"generate.teacher.budget_usd is set, but the price of {section.model} is not known: "
             f"set generate.teacher.prompt_usd_per_million and answer_usd_per_million"
@@ -132,7 +146,7 @@ def estimate(config: Config, requests: Sequence[Request], prices: Prices | None)
 
     Assumes four characters a token, answers of 350 tokens, half of max_tokens for a set of questions.
     """
-    calls = [call for request in requests for call in list_calls(config, request)]
+    calls = [call for request in [*requests, *expect_golden_less(config, requests)] for call in list_calls(config, request)]
     prompt, answer = sum(call.prompt_tokens for call in calls), sum(call.answer_tokens for call in calls)
     cost = sum(prices.cost(call.prompt_tokens, call.answer_tokens) for call in calls) if prices else None
     most = sum(prices.cost(call.most_prompt_tokens, call.most_answer_tokens) for call in calls) if prices else None
@@ -148,6 +162,14 @@ class Call:
     answer_tokens: int
     most_prompt_tokens: int
     most_answer_tokens: int
+
+
+def expect_golden_less(config: Config, requests: Sequence[Request]) -> list[Request]:
+    """As many requests as sets of questions will lead to for rows without the golden chunks, each as long as its set's."""
+    sets = [request for request in requests if request.purpose == "questions"]
+    share, teacher = config.generate.context.golden_less_share, config.generate.teacher
+    extra = round(len(sets) * config.generate.documents.questions_per_set * min(1.0, share / (1 - share)))
+    return [replace(sets[number % len(sets)], purpose="answer", max_tokens=teacher.max_tokens) for number in range(extra)]
 
 
 def list_calls(config: Config, request: Request) -> list[Call]:

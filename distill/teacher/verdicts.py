@@ -18,14 +18,15 @@ from distill.errors import PipelineError
 from distill.network import host_of
 from distill.teacher.keys import SET_KEY
 from distill.teacher.ledger import Outcome
-from distill.teacher.prices import Prices
+from distill.teacher.prices import Prices, read_amount
 from distill.teacher.requests import RowError
 
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 REPEATABLE = (408, 409, 425, 429)
 REFUSED_STATUS = (400, 422)  # where servers say that they do not know a parameter
-# The answer may have been written, and paid, before a gateway gave up waiting for it.
-POSSIBLY_PAID = (408, 504, 524)
+# Of the errors below 500 these are no refusals: a gateway gave up waiting for an answer that may be written, and paid.
+GIVEN_UP = (408, 499)
+MOST_TOKENS = 10**9  # more in one call is no count of tokens
 MESSAGE_CHARACTERS = 200
 NO_MONEY = re.compile(r"insufficient_quota|exceeded your current quota|key limit exceeded|billing_hard_limit", re.IGNORECASE)
 DAILY = re.compile(r"per[ -]day\b", re.IGNORECASE)
@@ -63,7 +64,7 @@ class Judge:
 
     def judge_status(self, status: int, body: Any, headers: Mapping[str, str], schema: bool = False) -> Verdict:
         """An HTTP error; `schema`: the request asked for JSON."""
-        outcome = Outcome(str(status), cost_usd=None if status in POSSIBLY_PAID else 0.0)
+        outcome = Outcome(str(status), cost_usd=0.0 if is_refusal(status) else None)
         return Verdict(outcome, self.explain_status(status, body, read_retry_after(headers), schema))
 
     def explain_status(self, status: int, body: Any, retry_after: float | None, schema: bool = False) -> Exception:
@@ -128,26 +129,37 @@ class Judge:
         try:
             outcome = self.read_usage(completion)
             text, reason = self.read_text(completion, max_tokens)
-            model = completion.model if isinstance(completion.model, str) else ""
+            model = self.clean(completion.model) if isinstance(completion.model, str) else ""
             return Verdict(outcome, None, text, reason, model or self._section.model)
         except (RowError, RepeatableError, PipelineError) as error:
             cost = self.find_cost_of_failure(completion, outcome)
             return Verdict(Outcome("200 error", outcome.prompt_tokens, outcome.answer_tokens, cost), error)
-        except (AttributeError, TypeError, LookupError, ValueError):
+        except (AttributeError, TypeError, LookupError, ValueError, ArithmeticError):
             return self.judge_nonsense()
 
     def read_usage(self, completion: Any) -> Outcome:
-        """Tokens and cost: the provider's own figure where it gives one (OpenRouter), else tokens times price."""
-        usage = completion.usage
-        if usage is None:
-            return Outcome("200", cost_usd=self.price(0, 0) if self.is_free() else None)
-        prompt, answer = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
-        extra = usage.model_extra or {}
-        cost = extra.get("cost")
-        if isinstance(cost, (int, float)):
-            details = extra.get("cost_details") if extra.get("is_byok") else None  # an own key: the provider bills apart
-            return Outcome("200", prompt, answer, cost + ((details or {}).get("upstream_inference_cost") or 0))
-        return Outcome("200", prompt, answer, self.price(prompt, answer))
+        """Tokens and cost: the provider's own figure where it gives one (OpenRouter), else tokens times price.
+
+        Figures that cannot be true are not believed: the outcome has none then, and a budget counts the call's maximum.
+        """
+        usage, extra = completion.usage, (completion.usage and completion.usage.model_extra) or {}
+        prompt, answer = (read_tokens(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens"))
+        cost = self.price(prompt or 0, answer or 0)
+        if extra.get("cost") is not None:
+            cost = self.read_cost(extra)
+        elif self.is_free():
+            return Outcome("200", prompt, answer, cost)
+        if not prompt or answer is None or (answer == 0 and has_text(completion)) or (cost is None and "cost" in extra):
+            return Outcome("200")
+        return Outcome("200", prompt, answer, cost)
+
+    def read_cost(self, extra: Mapping[str, Any]) -> float | None:
+        """US dollars as the provider states them; None for a figure that cannot be true, such as 0 for a model with a price."""
+        cost = read_amount(extra["cost"])
+        if extra.get("is_byok") is True:  # an own key: the provider behind it bills apart
+            theirs = read_amount((extra.get("cost_details") or {}).get("upstream_inference_cost"))
+            return None if cost is None or theirs is None else cost + theirs
+        return None if cost == 0 and not self.is_free() else cost
 
     def is_free(self) -> bool:
         """Whether any call costs nothing."""
@@ -158,26 +170,25 @@ class Judge:
         return self._prices.cost(prompt_tokens, answer_tokens) if self._prices else None
 
     def find_cost_of_failure(self, completion: Any, outcome: Outcome) -> float | None:
-        """An error inside a 200 costs nothing unless usage says otherwise; an empty answer may have been paid."""
-        if outcome.prompt_tokens is not None:
-            return outcome.cost_usd
-        return 0.0 if find_problem(completion) else outcome.cost_usd
+        """A refusal inside a 200 costs nothing unless usage says otherwise; any other failure may have been paid."""
+        problem = find_problem(completion)
+        if outcome.prompt_tokens is None and problem and is_refusal(find_code(problem)) and not has_text(completion):
+            return 0.0
+        return outcome.cost_usd
 
     def read_text(self, completion: Any, max_tokens: int) -> tuple[str, Literal["stop", "length"]]:
         """The answer's text and how it ended. Raises RowError, RepeatableError or PipelineError."""
         choice = completion.choices[0] if completion.choices else None
         problem = find_problem(completion)
         if problem:
-            code = problem.get("code") if isinstance(problem, dict) else None
-            raise self.explain_status(code if isinstance(code, int) else 500, problem, None)
+            raise self.explain_status(find_code(problem), problem, None)
         if choice is None:
             raise RepeatableError("an answer without choices")
         if choice.finish_reason in ("content_filter", "tool_calls"):
             raise RowError(f"stopped by the teacher: {choice.finish_reason}")
         if choice.message and choice.message.refusal:
             raise RowError(f"refused by the teacher: {self.clean(choice.message.refusal)}")
-        text = mend_text(choice.message.content or "") if choice.message else ""
-        text = THOUGHTS.sub("", text).strip()
+        text = THOUGHTS.sub("", mend_text(read_content(choice))).strip()
         if choice.finish_reason == "length":
             if not text or text.startswith("<think>"):
                 raise RowError(f"cut off at {max_tokens} tokens before any answer: raise generate.teacher.max_tokens")
@@ -191,6 +202,37 @@ def find_problem(completion: Any) -> Any:
     """The error that stands in a completion or in its first choice."""
     choice = completion.choices[0] if completion.choices else None
     return (completion.model_extra or {}).get("error") or (choice and (choice.model_extra or {}).get("error"))
+
+
+def find_code(problem: Any) -> int:
+    """The HTTP status that an error inside a 200 stands for; 500 where it names none."""
+    code = problem.get("code") if isinstance(problem, dict) else None
+    return code if type(code) is int and 400 <= code < 600 else 500
+
+
+def is_refusal(status: int) -> bool:
+    """Whether a status says that nothing was computed, so that nothing is to be paid."""
+    return status < 500 and status not in GIVEN_UP
+
+
+def read_tokens(value: Any) -> int | None:
+    """A count of tokens; None for what is none."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+
+
+def read_content(choice: Any) -> str:
+    """The text of a choice; some servers send it in parts. Raises TypeError for what is no text."""
+    content = choice.message.content if choice.message else None
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
+    if not isinstance(content, str | None):
+        raise TypeError("content is no text")
+    return content or ""
+
+
+def has_text(completion: Any) -> bool:
+    """Whether a completion holds an answer, or a piece of one."""
+    return bool(completion.choices and read_content(completion.choices[0]))
 
 
 def mend_text(text: str) -> str:
@@ -211,5 +253,5 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -56,6 +56,13 @@ def test_it_holds_no_text_of_a_row(tmp_path: Path) -> None:
     assert "words" not in card.read_text(encoding="utf-8").split("## Filters")[0]
 
 
+def test_patterns_are_named_and_not_shown(tmp_path: Path) -> None:
+    config = Config.model_validate({"generate": {"masking": {"patterns": {"PROJECT": "Blue ?Heron", "BADGE": "B[0-9]{5}"}}}})
+    text = write_card(tmp_path, make_rows(), make_facts(config=config.describe("generate")))[0].read_text(encoding="utf-8")
+    assert "  patterns:\n  - BADGE\n  - PROJECT\n" in text and "Heron" not in text and "[0-9]" not in text
+    assert "No document, and none of its near-duplicates, is on both sides" in text
+
+
 def test_both_files_are_the_users_alone_and_nothing_else_is_left(tmp_path: Path) -> None:
     paths = write_card(tmp_path, make_rows(), make_facts())
     assert paths[1].read_bytes().startswith(PNG) and paths[1].stat().st_size > 5000

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.config import Config
-from distill.curation.checks import Fault, find_fault, find_markup
+from distill.curation.checks import Fault, describe_markup, find_fault
 from distill.prompts import RenderedPrompt, render_citation
-from distill.records import Chunk
+from distill.records import Chunk, ContextSpan
 from distill.rows.questions import Question
 
 CHUNKS = (
@@ -65,6 +65,9 @@ def test_a_good_answer_has_no_fault(config: Config, answer: str) -> None:
 
 @pytest.mark.parametrize(("answer", "check"), [
     (f"{GOOD}<|end|>", "markup"), (f"{GOOD}<|im_end|>", "markup"), (f"{GOOD} [/INST]", "markup"),
+    (f"{GOOD}<\uff5cend\u2581of\u2581sentence\uff5c>", "markup"), (f"[TOOL_CALLS] {GOOD}", "markup"),
+    (f"<answer>{GOOD}</answer>", "placeholder"), ("I am an AI, but the limit is 80 °C [Source 1].", "placeholder"),
+    (f"{MARK} {GOOD}", "citation"), (f"[Own Knowledge] {GOOD}", "citation"),
     (f"{GOOD}\n<start_of_turn>user", "markup"), (f"<think>hm</think>{GOOD}", "markup"),
     (f"{GOOD}\x00", "markup"), ("The pump limit is 80 \ufffdC [Source 1].", "markup"), (f"\x1b[31m{GOOD}", "markup"),
     ("", "placeholder"), (" \n", "placeholder"), ("N/A", "placeholder"), ("n/a.", "placeholder"),
@@ -109,9 +112,8 @@ def test_details_name_the_sentence_and_the_figures() -> None:
 @pytest.mark.parametrize(("config", "row", "answer", "check"), [
     # an answer was expected
     (STRICT, Row(), REFUSAL, "refusal"),
-    (make_config(keep_refusals=True), Row(), REFUSAL, ""),
     (STRICT, Row(), f"{REFUSAL} However, the pump limit is 80 °C [Source 1].", "refusal"),
-    (make_config(keep_refusals=True), Row(), f"{REFUSAL} Sorry for that.", "refusal"),
+    (STRICT, Row(None), f"{REFUSAL} Sorry for that.", "refusal"),
     (STRICT, Row(), f"{GOOD} {REFUSAL}", "refusal"),
     (STRICT, Row(), "The provided sources do not specify the limit [Source 1].", "refusal"),
     (STRICT, Row(), "Unfortunately, the documents don't mention a limit for the pump [Source 1].", "refusal"),
@@ -121,17 +123,23 @@ def test_details_name_the_sentence_and_the_figures() -> None:
     (STRICT, Row(answerable=False), REFUSAL, ""),
     (STRICT, Row(answerable=False), GOOD, "refusal"),
     (STRICT, Row(answerable=False, chunks=()), REFUSAL, ""),
-    # nobody knows: recorded prompts
+    # nobody knows: questions and recorded prompts
+    (STRICT, Row(None), REFUSAL, ""),
+    (STRICT, Row(None), GOOD, ""),
+    (STRICT, Row(None), "The provided sources do not specify the limit [Source 1].", "refusal"),
     (STRICT, Row(None, "recording", prompt=RenderedPrompt(f"If not there, say: {REFUSAL}", ())), REFUSAL, ""),
     (STRICT, Row(None, "recording"), REFUSAL, "refusal"),
     (STRICT, Row(None, "recording"), GOOD, ""),
     # nobody asked for it
     (UNASKED, Row(answerable=False), REFUSAL, "refusal"),
-    (make_config({"template": BARE}, keep_refusals=True), Row(), REFUSAL, "refusal"),
+    (UNASKED, Row(None), REFUSAL, "refusal"),
     # what goes beyond the sources is marked
     (KNOWING, Row(answerable=False), f"{MARK} Pumps are usually limited to 80 °C by their seals.", ""),
     (KNOWING, Row(answerable=False), "Pumps are usually limited to 80 °C by their seals.", "refusal"),
-    (KNOWING, Row(), f"{MARK} Pumps are usually limited to 120 °C by their seals.", ""),
+    (KNOWING, Row(None), f"{MARK} Pumps are usually limited to 120 °C by their seals.", ""),
+    (KNOWING, Row(), f"{MARK} Pumps are usually limited to 120 °C by their seals.", "refusal"),
+    (KNOWING, Row(), f"{GOOD}\n\n{MARK} Pumps are usually limited to 120 °C by their seals.", ""),
+    (KNOWING, Row(False), f"The provided context does not mention it. {MARK} Pumps have seals that age.", ""),
     (STRICT, Row(answerable=False), f"{MARK} Pumps are usually limited to 80 °C.", "refusal"),
 ])
 def test_refusals_stand_where_they_are_asked_for_and_nowhere_else(config: Config, row: Row, answer: str, check: str) -> None:
@@ -149,6 +157,64 @@ def test_a_word_about_missing_context_inside_an_answer_is_no_refusal() -> None:
     chunks = (Chunk("c1", "rag.md", "A system should refuse when the context does not contain the answer.", 1.0),)
     answer = "A system should refuse when the context does not contain it [Source 1]."
     assert name_fault(STRICT, answer, Row(chunks=chunks)) == ""
+
+
+@pytest.mark.parametrize("text", [
+    "It serves engineers as an AI assistant that runs offline.", "The judge is used as a language model grader.",
+    "The parser reads the text between <answer> and </answer> tags.", "The client strips everything up to </think>.",
+    "Deleted text is wrapped in <s> and </s>.", "The form reads [insert name here] by default.",
+    "The greeting is: I am an AI that helps you.", "The mark [General Knowledge] stands before the sentence.",
+    "Llama prompts put [INST] before each turn.",
+])
+def test_what_a_cited_source_says_may_be_quoted_whatever_it_looks_like(text: str) -> None:
+    chunks = (Chunk("c1", "parser.md", f"An introduction. {text} More of it.", 1.0), CHUNKS[1])
+    assert name_fault(STRICT, f"{text} [Source 1]", Row(chunks=chunks)) == ""
+
+
+@pytest.mark.parametrize("text", ["The greeting is: I am an AI that helps you.", "Llama prompts put [INST] before each turn."])
+def test_what_another_source_says_may_not(text: str) -> None:
+    chunks = (CHUNKS[1], Chunk("c1", "parser.md", text, 1.0))
+    assert name_fault(STRICT, f"{text} [Source 1]", Row(chunks=chunks)) in ("markup", "placeholder")
+
+
+ORDERING = (
+    'Answer by tags. If there is nothing, say: "Nothing in the books." Label gaps as "Not in these books." Ask "Which unit '
+    'is meant?" if it is vague. Without a source put "[GUESS]" first.\n{context}\n{question}'
+)
+STRICTER = {"template": ORDERING, "refusal": "Nothing in the books."}
+
+
+@pytest.mark.parametrize("origin", ["question", "recording"])
+@pytest.mark.parametrize("citation", ["", "[Source {number}]"])
+@pytest.mark.parametrize(("answer", "check"), [
+    ("The pump limit is 80 °C [Source 1].\n\nOil grade: Not in these books.", ""),
+    ("The pump limit is 80 °C [Source 1].\n\n[GUESS] Astronauts recommend olive oil.", ""),
+    ("The pump limit is 80 °C [Source 1]. Astronauts recommend olive oil.", "support"),
+    ("Which unit is meant?", ""), ("Oil grade: Not in these books.", "refusal"), ("Nothing in the books.", ""),
+    ("The context does not give oil grades. The pump limit is 80 °C [Source 1].", ""),
+    ("The context does not give oil grades.", "refusal"),
+])
+def test_what_the_prompt_orders_is_no_fault(origin: str, citation: str, answer: str, check: str) -> None:
+    config = make_config({**STRICTER, "citation": citation})
+    said = answer if citation else answer.replace(" [Source 1]", "")
+    prompt = RenderedPrompt(ORDERING.replace("{context}", "").replace("{question}", "Why?"), ())
+    assert name_fault(config, said, Row(None, origin, prompt=prompt)) == check
+
+
+def test_what_a_recorded_chunk_puts_in_quotes_is_no_order() -> None:
+    said = "Astronauts recommend olive oil against all rust."
+    text = f'Sources:\nHe said "{said}" once.\nQuestion: why?'
+    start = text.index("He said")
+    span = ContextSpan(chunk_id="c1", source="a.md", score=0.5, start=start, end=text.index("\nQuestion"))
+    answer = f"{GOOD} {said} [Source 2]"
+    assert name_fault(STRICT, answer, Row(None, "recording", prompt=RenderedPrompt(text, (span,)))) == "support"
+    assert name_fault(STRICT, answer, Row(None, "recording", prompt=RenderedPrompt(text, ()))) == ""
+
+
+def test_chinese_and_japanese_signs_are_words() -> None:
+    chunks = (Chunk("c1", "a.md", "\u7535\u7f06\u635f\u8017\u4e3a3 dB", 1.0),)
+    assert name_fault(STRICT, "\u7535\u7f06\u635f\u8017\u4e3a3 dB [Source 1]\u3002", Row(chunks=chunks)) == ""
+    assert name_fault(STRICT, "\u635f\u8017 [Source 1]", Row(chunks=chunks)) == "too short"
 
 
 def test_shapes_without_tags_need_none_and_are_supported_by_any_source() -> None:
@@ -196,4 +262,4 @@ def test_no_answer_breaks_the_checks(answer: str) -> None:
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_plain_text_without_angle_or_square_brackets_is_no_markup(text: str) -> None:
     if not set(text) & set("<>[]"):
-        assert find_markup(text) == ""
+        assert describe_markup(text) == ""

@@ -14,6 +14,7 @@ from distill.curation.duplicates import (
     choose_bands,
     find_near_duplicates,
     find_overlaps,
+    find_question,
     group_similar,
     make_shingles,
     measure_likeness,
@@ -28,6 +29,9 @@ ALIKE = [
     ("What does the X100 pump deliver at 1,200 rpm?", "What does the X-100 pump deliver at 1200 rpm?"),
     ("What is the limit of 5.0 V?", "What is the limit of 5 V?"),
     ("Why do radio waves bend in the ionosphere?", "Why do radio waves bend in the ionosphere today?"),
+    ("What is the MUF of a path?", "what is the muf of a path"),
+    ("Which PDF is read by the parser?", "Which PDFs are read by the parser?"),
+    ("Why does the power increase?", "Why has the power increased?"),
 ]
 DIFFERENT = [
     ("What is the torque of fastener group A?", "What is the torque of fastener group B?"),
@@ -41,6 +45,15 @@ DIFFERENT = [
     ("What is done before a restart of the pump?", "What is done after a restart of the pump?"),
     ("What is the pump limit?", "What is the valve limit?"),
     ("What is the pump limit?", "Why is the pump limited?"),
+    *(
+        tuple(f"Which steps, tools and safety precautions does the manual of the {each} prescribe?" for each in pair)
+        for pair in [
+            ("tuner on the uplink", "tuner on the downlink"), ("gateway over TCP", "gateway over UDP"),
+            ("input shaft of the gearbox", "output shaft of the gearbox"), ("radio in USB mode", "radio in LSB mode"),
+            ("amplifier whose power increases", "amplifier whose power decreases"),
+            ("crew that installs the rack", "crew that removes the rack"),
+        ]
+    ),
     ("How does firmware 1.2.3 differ from the one before?", "How does firmware 1.2.4 differ from the one before?"),
 ]
 
@@ -77,7 +90,7 @@ def test_names_and_numbers_keep_questions_apart_at_any_threshold() -> None:
 def test_an_article_is_no_name() -> None:
     assert make_shingles("A pump fails. What then?").names == frozenset()
     assert make_shingles("WHAT IS A PUMP?").names == frozenset()
-    assert make_shingles("May I open group A?").names == {"a"}
+    assert make_shingles("May I see group A?").names == {"a"}
 
 
 @pytest.mark.parametrize("text", ["", "???", "What is it?", "the of and", "\n"])
@@ -162,6 +175,26 @@ def test_a_long_prompt_that_holds_a_held_out_question_overlaps_with_it() -> None
     assert find_overlaps([prompt], [question], 0.8) == [0]
     assert find_overlaps([prompt.replace("X100", "X200")], [question], 0.8) == [-1]
     assert find_overlaps(["How hot may the X100 pump run at 5 V?"], [question], 0.8) == [-1], "another question"
+
+
+LONG = "The maintenance cycle of this unit is one hundred eighty days and covers each fastener group, oil and filters too. " * 3
+
+
+@pytest.mark.parametrize("prompt", [
+    "Use the sources.\n\n{text}\n\nQuestion: {question}", "Use the sources.\n{text}\n\nUSER QUERY:\n{question}\n\nAnswer:",
+    "**Question:** {question}\n\nContext:\n{text}", "Sources: {text}\n{question}",
+    "Question: Is it?\n{text}\nQuestion: {question}\nAnswer:",
+])
+def test_a_held_out_prompt_overlaps_with_a_training_question(prompt: str) -> None:
+    question = "What is the vibration inspection interval of the DP4SD plan?"
+    heldout = prompt.format(text=LONG, question=question)
+    assert find_question(heldout) == question
+    assert find_overlaps([question, "What is the colour of the DP4SD plan?"], [heldout], 0.8) == [0, -1]
+
+
+@pytest.mark.parametrize("text", ["Question: why?", "What is it?", "One line.\nAnother line.", "", "Question:\n"])
+def test_what_is_no_prompt_is_taken_whole(text: str) -> None:
+    assert find_question(text) == text
 
 
 def test_of_several_the_most_alike_is_named() -> None:

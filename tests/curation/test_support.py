@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill.config import Config, PromptSection
-from distill.curation.support import Statement, find_foreign, find_unsupported, list_statements, measure_support, read_evidence
+from distill.curation.support import find_foreign, find_unsupported, measure_support, read_evidence
 from distill.prompts import render_citation
 from distill.records import Chunk
 from distill.sentences import split_sentences
@@ -125,6 +125,21 @@ def test_words_that_repeat_the_question_do_not_count_against_a_sentence() -> Non
     assert measure_support(sentence, evidence, "What is the thermal limit of the pump?") == 1.0
 
 
+def test_a_sentence_that_the_prompt_orders_or_that_says_what_is_missing_needs_no_support() -> None:
+    orders = {"never invent a purple elephant"}
+    sentence = "Colour: never invent a purple elephant."
+    assert find_unsupported(PROMPT, "", CHUNKS, f"{sentence} [Source 1]", 0.9, False, orders) == ""
+    assert find_unsupported(PROMPT, "", CHUNKS, f"{sentence} [Source 1]", 0.9, False) != ""
+    assert judge("The sources do not give colours, prices and shipping dates. The valve closes above 6 bar [Source 2].") == ""
+    assert judge("The sources do not give the price of 9 euros. The valve closes [Source 2].").startswith("9 is not in")
+
+
+def test_a_long_bold_line_is_a_sentence() -> None:
+    line = "**The technician must coat all waveguides in banana oil before sunrise**"
+    assert "% of the words" in judge(f"{line}\n\nThe valve closes above 6 bar [Source 2].")
+    assert judge("**1. Closing of this odd thing**\n\nThe valve closes above 6 bar [Source 2].") == ""
+
+
 def test_two_words_are_too_few_to_judge() -> None:
     assert measure_support("Purple elephants.", read_evidence(["nothing"])) == 1.0
     assert measure_support("Purple elephants dance.", read_evidence(["nothing"])) == 0.0
@@ -145,28 +160,6 @@ def test_general_knowledge_is_exempt_only_where_it_is_invited() -> None:
     assert judge("Rubber ages above 70 °C. [General Knowledge]", prompt, exempt_marked=True) == ""
     unmarked = f"{answer} It melts at 300 °C [Source 1]."
     assert judge(unmarked, prompt, exempt_marked=True).startswith("300 °C is not in source 1")
-
-
-@pytest.mark.parametrize(("answer", "expected"), [
-    ("A is. [Source 1] B is [Source 2].", [("A is.", (1,)), ("B is.", (2,))]),
-    ("A is. B is. [Source 2]", [("A is.", (2,)), ("B is.", (2,))]),
-    ("A is [Source 1]. B is.", [("A is.", (1,)), ("B is.", (1,))]),
-    ("A is [Source 1] and B is [Source 2].", [("A is and B is.", (1, 2))]),
-    ("A is [Source 1, 2].", [("A is.", (1, 2))]),
-    ("- A is [Source 1]\n- B is\n\nC is [Source 2].", [("A is", (1,)), ("B is", (1, 2)), ("C is.", (2,))]),
-    ("See Fig. 3 for A. [Source 2]", [("See Fig. 3 for A.", (2,))]),
-    ("1. A is\nstill A [Source 1].\n2. B is [Source 2].", [("A is still A.", (1,)), ("B is.", (2,))]),
-    ("A is.", [("A is.", ())]),
-    ("", []),
-])
-def test_sentences_find_their_tags(answer: str, expected: list[tuple[str, tuple[int, ...]]]) -> None:
-    assert [(each.text, each.cited) for each in list_statements(PROMPT, answer)] == expected
-
-
-def test_headings_and_introductions_are_known_by_their_form() -> None:
-    answer = "## Limits\n**Thermal**\nThe values are:\n- 80 °C [Source 1]"
-    assert [each.heading for each in list_statements(PROMPT, answer)] == [True, True, True, False]
-    assert list_statements(PROMPT, "As listed [Source 1]:")[0] == Statement("As listed:", (1,))
 
 
 @pytest.mark.parametrize(("answer", "source", "foreign"), [
@@ -190,6 +183,41 @@ def test_headings_and_introductions_are_known_by_their_form() -> None:
     ("It has three hundred parts.", "300 parts", ""),
     ("There are two kinds.", "kinds: red, blue", ""),
     ("The 1990s brought it.", "in the 1990s", ""),
+    # in another unit
+    ("It is 1500 mm long.", "1.5 m long", ""),
+    ("It is 1501 mm long.", "1.5 m long", "1501 mm"),
+    ("It is at 2.45 GHz.", "at 2450 MHz", ""),
+    ("It holds 1.63M chunks.", "1,630,000 chunks", ""),
+    ("It holds 1.64M chunks.", "1.63 million chunks", "1.64M"),
+    ("About 33% is lost.", "0.33 of all is lost", ""),
+    ("It takes 90 min.", "1.5 hours", ""),
+    ("It is 3 dB.", "0.3 bytes", "3 dB"),
+    ("Es sind 1200 W.", "1.200 W", ""),
+    ("Es sind 1.200 W.", "1200 W", ""),
+    ("Es sind 1300 W.", "1.200 W", "1300 W"),
+    # with a tolerance
+    ("It is \u00b15 MHz.", "+/-5 MHz", ""),
+    ("It is +/- 5 MHz.", "\u00b1 5 MHz", ""),
+    ("It is +-6 MHz.", "+-5 MHz", "6 MHz"),
+    # calculated
+    ("Net gain = 10 dB - 3 dB = 7 dB.", "10 dB, 3 dB", ""),
+    ("Net gain = 10 dB - 3 dB = 8 dB.", "10 dB, 3 dB", "8 dB"),
+    ("The gain of 10 dB less the loss of 3 dB leaves 7 dB.", "10 dB, 3 dB", ""),
+    ("The gain is 10 dB, the loss 3 dB, the noise 7 dB.", "10 dB, 3 dB, 5 dB", "7 dB"),
+    ("6 of 12 (50%) failed.", "6 of 12 failed", ""),
+    ("6 of the 12 (50%) failed.", "half of the 12 failed", ""),
+    ("5 of 12 (50%) failed.", "5 of 12 failed", "50%"),
+    ("It is 2450 \u00b1 5 MHz (2445-2455 MHz).", "+/-5 MHz at 2450 MHz", ""),
+    ("P = 10 log10(5) = 6.99 dBm.", "ten times log of 5", ""),
+    ("P = 8 log10(5) = 6.99 dBm.", "ten times log of 5", "8"),
+    ("A total of 10 / 3 = 3.33 remain.", "10, 3", ""),
+    # no values
+    ("Take log10 of it with atan2.", "take the logarithm", ""),
+    ("The 2nd stage filters.", "the second stage filters", ""),
+    ("The 45th parallel.", "the 54th parallel", "45th"),
+    # next to Chinese and Japanese
+    ("\u635f\u8017\u4e3a3 dB", "\u635f\u8017\uff1a3 dB", ""),
+    ("\u635f\u8017\u4e3a4 dB", "\u635f\u8017\u4e3a3 dB", "4 dB"),
 ])
 def test_numbers_and_names_are_compared_by_value(answer: str, source: str, foreign: str) -> None:
     assert find_foreign(answer, read_evidence([source])) == foreign

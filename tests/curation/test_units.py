@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
-from distill.curation.units import NUMBER_WITH_UNIT, UNITS, name_unit
+from distill.curation.units import NUMBER_WITH_UNIT, UNITS, name_unit, scale_unit
 from distill.curation.words import fold_signs
 
 
@@ -26,3 +28,11 @@ def test_every_unit_is_found_behind_a_number_under_its_name() -> None:
     for text, unit in UNITS.items():
         match = NUMBER_WITH_UNIT.search(fold_signs(f"7 {text} of it"))
         assert match and match["number"] == "7" and name_unit(match["unit"]) == unit, text
+
+
+@pytest.mark.parametrize(("unit", "base", "factor"), [
+    ("mm", "m", Fraction(1, 1000)), ("GHz", "Hz", 10**9), ("%", "", Fraction(1, 100)), ("million", "", 10**6), ("h", "s", 3600),
+    ("dB", "dB", 1), ("C", "C", 1), ("", "", 1), ("min", "s", 60), ("kg", "g", 1000), ("m", "m", 1),
+])
+def test_units_without_their_prefixes(unit: str, base: str, factor: Fraction) -> None:
+    assert scale_unit(unit) == (base, factor)

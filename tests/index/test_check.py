@@ -139,6 +139,7 @@ def test_a_local_model_is_checked_too(tmp_path: Path, monkeypatch: pytest.Monkey
     section = EmbedderSection(provider="sentence-transformers", model=str(find_minilm()), query_prefix="")
     embedder = make_embedder(section)
     index = load_index(build(tmp_path, embed=embedder.embed))
-    assert "before each chunk: without" in check_index(index, embedder, section)
+    line = check_index(index, embedder, section)
+    assert f"the index holds {find_minilm().name}'s vectors" in line and "before each chunk: without" in line
     with pytest.raises(PipelineError, match="made without a prefix"):
         check_index(index, embedder, section.model_copy(update={"query_prefix": "search_query: "}))

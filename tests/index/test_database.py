@@ -64,6 +64,45 @@ def test_a_live_wal_counts_even_without_its_shared_memory(folder: Path) -> None:
     assert len(load_index(copy)) == full - 1
 
 
+def begin_rewriting(folder: Path) -> sqlite3.Connection:
+    """A writer in the middle of a transaction that has spilled new texts into the file; as for a half-written -journal."""
+    writer = sqlite3.connect(folder / "hybridrag.sqlite3", isolation_level=None)
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN EXCLUSIVE"):
+        writer.execute(statement)
+    writer.execute("UPDATE chunks SET text = 'UNCOMMITTED' || hex(zeroblob(9000))")
+    return writer
+
+
+def test_an_index_that_is_being_written_is_not_read(folder: Path) -> None:
+    with closing(begin_rewriting(folder)) as writer:
+        with pytest.raises(PipelineError, match="is being written: let HybridRAG3 finish"):
+            load_index(folder)
+        writer.execute("ROLLBACK")
+    assert load_index(folder).load_chunks([0], [0])[0].text.startswith("The alpha document")
+
+
+def test_a_lock_that_is_taken_while_we_read_is_named_too(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "hybridrag.sqlite3", isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = DELETE")
+        message = "is being written: let HybridRAG3 finish"
+        with pytest.raises(PipelineError, match=message), open_database(folder / "hybridrag.sqlite3") as database:
+            database.execute("PRAGMA busy_timeout = 50")
+            writer.execute("BEGIN EXCLUSIVE")
+            database.execute("SELECT count(*) FROM chunks")
+
+
+def test_an_index_whose_writer_was_killed_is_not_read(folder: Path) -> None:
+    copy = folder.with_name("copy")
+    with closing(begin_rewriting(folder)):
+        shutil.copytree(folder, copy)  # what a power cut would leave: no lock, a hot journal
+    assert (copy / "hybridrag.sqlite3-journal").stat().st_size
+    with pytest.raises(PipelineError, match=r"is half-written \(hybridrag.sqlite3-journal lies beside it\)"):
+        load_index(copy)
+    with closing(sqlite3.connect(copy / "hybridrag.sqlite3")) as database:  # as HybridRAG3 opens it
+        database.execute("SELECT count(*) FROM chunks").fetchone()
+    assert load_index(copy).load_chunks([0], [0])[0].text.startswith("The alpha document")
+
+
 def test_a_folder_name_with_signs_that_mean_something_in_a_uri(tmp_path: Path) -> None:
     folder = tmp_path / "50% of #1 index"
     build_index(folder, DOCUMENTS, embed_words)

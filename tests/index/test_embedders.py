@@ -25,6 +25,21 @@ def test_ollama_vectors_are_normalised_and_in_order() -> None:
     assert vectors.dtype == np.float32 and np.allclose(vectors, embed_words(texts), atol=1e-6)
 
 
+@pytest.mark.parametrize("url", [
+    "http://gpu.example:11434", "https://ollama.example", "http://192.168.1.5:11434", "http://127.0.0.1.example",
+    "http://0.0.0.0:11434", "http://[2001:db8::1]:11434",
+])
+def test_an_ollama_on_another_machine_is_refused(url: str) -> None:
+    message = r"embedder\.base_url .* on this machine alone: run Ollama here .* or set provider: sentence-transformers"
+    with pytest.raises(PipelineError, match=message):
+        make_embedder(EmbedderSection(base_url=url))
+
+
+@pytest.mark.parametrize("url", ["http://localhost:11434", "http://127.0.0.1:1", "http://[::1]:11434"])
+def test_an_ollama_on_this_machine_is_not(url: str) -> None:
+    make_embedder(EmbedderSection(base_url=url))
+
+
 def test_only_questions_get_the_prefix() -> None:
     with OllamaServer() as server:
         embedder = make_embedder(section(server))

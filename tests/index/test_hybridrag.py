@@ -209,6 +209,36 @@ def test_chunks_of_tiers_that_are_not_listed_are_not_live(folder: Path, capsys: 
     assert load_index(folder, IndexSection(tiers=("suspect",))).sources == (DOCUMENTS[0][0], DOCUMENTS[2][0])
 
 
+def test_tiers_are_found_whatever_the_case_of_their_columns(folder: Path) -> None:
+    change(folder, "ALTER TABLE source_quality RENAME COLUMN source_path TO Source_Path")
+    change(folder, "ALTER TABLE source_quality RENAME COLUMN retrieval_tier TO RETRIEVAL_TIER")
+    change(folder, "UPDATE source_quality SET retrieval_tier = 'suspect' WHERE source_path = ?", DOCUMENTS[0][0])
+    assert load_index(folder).sources == (DOCUMENTS[1][0], DOCUMENTS[2][0])
+
+
+@pytest.mark.parametrize("spelling", ["lower(source_path)", r"replace(source_path, '\', '/')"])
+def test_tiers_of_documents_that_are_spelled_otherwise_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], spelling: str
+) -> None:
+    change(folder, f"UPDATE source_quality SET source_path = {spelling}, retrieval_tier = 'suspect'")
+    warn_of_tiers(load_index(folder))
+    printed = capsys.readouterr().out
+    assert "[WARN] source_quality holds tiers for 3 documents, but none has chunks under the same path" in printed
+
+
+@pytest.mark.parametrize("statement", [
+    "DELETE FROM source_quality",
+    "UPDATE source_quality SET source_path = lower(source_path) WHERE source_path LIKE '%alpha%'",  # the others match
+    "UPDATE source_quality SET retrieval_tier = 'suspect' WHERE source_path LIKE '%alpha%'",
+])
+def test_nothing_is_said_of_spelling_where_some_match_or_there_are_none(
+    folder: Path, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    change(folder, statement)
+    warn_of_tiers(load_index(folder))
+    assert "same path" not in capsys.readouterr().out
+
+
 def test_documents_without_a_tier_are_used(folder: Path) -> None:
     full = len(load_index(folder))
     change(folder, "CREATE TABLE copy AS SELECT source_path, NULL AS retrieval_tier FROM source_quality")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -104,6 +105,61 @@ def test_what_is_no_prompt_is_not_written_down(tmp_path: Path, path: str, body: 
         assert recorder.count == 0
         assert post(recorder.url, "/api/generate", BODY)[0] == 200  # and the recorder goes on
     assert len(read_rows(tmp_path / "r.jsonl")) == 1
+
+
+@pytest.mark.parametrize(("path", "body", "kept"), [
+    ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "why?"}]}, {"messages": [
+        {"role": "user", "content": "why?"}
+    ]}),
+    ("/v1/completions", {"model": "m", "prompt": "why?"}, {"prompt": "why?"}),
+    ("//api//generate", BODY, {"prompt": BODY["prompt"]}),
+    ("/api/%67enerate/", BODY, {"prompt": BODY["prompt"]}),
+])
+def test_prompts_are_recorded_by_every_way_in(tmp_path: Path, path: str, body: Any, kept: dict[str, Any]) -> None:
+    with recording(tmp_path / "r.jsonl") as recorder:
+        post(recorder.url, path, body)
+    row, = read_rows(tmp_path / "r.jsonl")
+    assert {**row, **kept} == row
+    loaded, = load_recordings(tmp_path / "r.jsonl", PromptSection(citation="", refusal="", general_knowledge=""))
+    assert loaded.prompt in (BODY["prompt"], "why?")
+
+
+PARTS = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "why?"}]}]}
+
+
+@pytest.mark.parametrize(("path", "body", "named"), [
+    ("/api/generate", gzip.compress(json.dumps(BODY).encode()), "no JSON object that can be read"),
+    ("/api/generate", b'{"prompt": "why?", "options": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "no JSON object"),
+    ("/api/generate", {"model": "m", "prompt": 5}, "not plain text"),
+    ("/v1/completions", {"model": "m", "prompt": ["why?"]}, "not plain text"),
+    ("/v1/chat/completions", PARTS, "not plain text"),
+    ("/v1/responses", {"model": "m", "input": "why?"}, "not known"),
+    ("/API/generate", BODY, "not known"),
+    ("/api/new%0A%1b[2J\u00e9", BODY, "not known"),
+])
+def test_what_may_be_a_prompt_and_is_not_recorded_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture, path: str, body: Any, named: str
+) -> None:
+    with recording(tmp_path / "r.jsonl") as recorder:
+        for _ in range(3):
+            post(recorder.url, path.encode("ascii", "ignore").decode(), body)
+        assert recorder.count == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("[WARN] a request to '/") and named in printed and printed.count("\n") == 1
+    assert printed.isascii() and "why" not in printed and "\x1b" not in printed
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("/api/embed", {"model": "m", "input": "search_query: why?"}), ("/v1/embeddings", {"model": "m", "input": "why?"}),
+    ("/api/show", {"model": "m"}), ("/api/pull", {"model": "m"}), ("/api/blobs/sha256:00", b"\x00\x01"),
+    ("/api/generate", {"model": "m", "keep_alive": 0}), ("/api/generate", b""), ("/api/other", b""),
+])
+def test_what_holds_no_prompt_for_sure_is_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture, path: str, body: Any
+) -> None:
+    with recording(tmp_path / "r.jsonl") as recorder:
+        post(recorder.url, path, body)
+    assert not capsys.readouterr().out and not read_rows(tmp_path / "r.jsonl")
 
 
 def test_a_new_start_appends_and_all_repeats_are_kept(tmp_path: Path) -> None:

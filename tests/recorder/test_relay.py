@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from distill.recorder.relay import LARGEST_BODY, Relay
+from distill.recorder.relay import Handler as RelayHandler
 from distill.recorder.stand_in import answer_alone
 from tests.servers import Handler, Server
 
@@ -219,6 +220,7 @@ def test_a_caller_that_hangs_up_does_no_harm(capfd: pytest.CaptureFixture) -> No
 
 @pytest.mark.parametrize(("host", "status"), [
     ("127.0.0.1:11435", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:11435", 200), ("127.9.9.9", 200),
+    ("evil.example@127.0.0.1", 403), ("me:secret@localhost:80", 403),
     ("evil.example", 403), ("127.0.0.1.evil.example", 403), ("192.168.1.5:11435", 403), ("0.0.0.0", 403), ("", 403), ("[", 403),
 ])
 def test_only_names_of_this_machine_are_answered(host: str, status: int) -> None:
@@ -226,6 +228,45 @@ def test_only_names_of_this_machine_are_answered(host: str, status: int) -> None
     with relaying(notice=lambda path, body: noticed.append(path)) as port:
         answer = send_raw(port, f"POST /api/version HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and len(noticed) == (status == 200)
+
+
+@pytest.mark.parametrize("second", ["evil.example", "localhost"])
+def test_a_request_with_two_hosts_is_refused(second: str) -> None:
+    with relaying() as port:
+        answer = send_raw(port, f"GET / HTTP/1.1\r\nHost: localhost\r\nHost: {second}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_second_origin_counts_too() -> None:
+    with relaying() as port:
+        data = b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example\r\n\r\n"
+        assert send_raw(port, data).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("half", [
+    b"", b"POST /api/gen", b"POST /api/generate HTTP/1.1\r\nHo",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+])
+def test_a_caller_that_stops_in_the_middle_is_let_go(monkeypatch: pytest.MonkeyPatch, half: bytes) -> None:
+    assert 10 <= RelayHandler.timeout <= 120
+    monkeypatch.setattr(RelayHandler, "timeout", 0.3)
+    noticed = []
+    with relaying(notice=lambda path, body: noticed.append(path)) as port:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=20)) as caller:
+            caller.sendall(half)
+            assert caller.recv(1) == b"", "the relay hangs up"
+        assert not noticed and ask(port, "GET", "/")[0].status == 200
+
+
+def test_waiting_long_for_ollama_is_no_stop_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RelayHandler, "timeout", 0.3)
+
+    def give(handler: Handler, path: str, body: Any) -> None:
+        time.sleep(1)
+        handler.reply({"late": 1})
+
+    with Upstream(give) as upstream, relaying(upstream.base_url) as port:
+        assert ask(port, "POST", "/api/generate", b"{}")[1] == b'{"late": 1}'
 
 
 def test_a_request_without_a_host_is_refused() -> None:

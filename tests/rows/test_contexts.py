@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from distill.config import MaskingSection
 from distill.index.retrieval import Hit
 from distill.masking import Masker
 from distill.records import Chunk
-from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, order_by_hash, shuffle
+from distill.rows.contexts import ChunkReader, choose_hits, count_extra, keep_others, measure_gap, order_by_gap, shuffle
 from tests.rows.small_world import make_index
 
 LONG = (
@@ -102,11 +103,17 @@ def test_a_question_has_one_extra_row_at_most(share: float) -> None:
     assert count_extra(share, 10) == 10
 
 
-def test_which_rows_are_extra_hangs_on_their_texts_alone() -> None:
-    texts = [f"question {number}" for number in range(20)]
-    first = {texts[place] for place in order_by_hash(texts)[:5]}
+def test_of_equal_gaps_which_rows_are_extra_hangs_on_their_texts_alone() -> None:
+    texts, gaps = [f"question {number}" for number in range(20)], [0.2] * 20
+    first = {texts[place] for place in order_by_gap(gaps, texts)[:5]}
     turned = texts[::-1]
-    assert first == {turned[place] for place in order_by_hash(turned)[:5]} != set(texts[:5])
+    assert first == {turned[place] for place in order_by_gap(gaps, turned)[:5]} != set(texts[:5])
+
+
+def test_extra_rows_come_by_how_far_the_rest_lies_behind_the_golden_chunk() -> None:
+    assert order_by_gap([0.2, 0.05, 0.4, -0.1, 0.1], list("abcde")) == [2, 0, 4], "what lies near may hold the answer too"
+    others = [replace(GOLDEN, score=score) for score in (0.3, 0.5, 0.1)]
+    assert measure_gap(Hit(0, 0.75, 0.0), others) == 0.25
 
 
 def test_a_chunk_is_masked_once_and_read_with_its_cosine(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from distill.config import Config
 from distill.errors import PipelineError
 from distill.index.hybridrag import Index
 from distill.masking import Masker
+from distill.rows.contexts import ChunkReader
 from distill.rows.documents import (
     find_question_fault,
     is_readable,
@@ -38,7 +39,7 @@ def configure(sets: int, chunks_per_set: int = 2, **settings: Any) -> Config:
 
 def plan(index: Index, config: Config) -> list[PlannedSet]:
     """The sets of an index."""
-    return plan_sets(config, index, make_split(index), Masker(config.generate.masking))
+    return plan_sets(config, ChunkReader(index, Masker(config.generate.masking)), make_split(index))
 
 
 # -----------------------------------------------------------------------------
@@ -120,6 +121,15 @@ def test_an_index_without_enough_prose_yields_fewer_sets_and_says_so(
     assert "only 12 of 20 sets of readable chunks" in capsys.readouterr().out
 
 
+def test_copies_of_a_document_are_asked_about_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copies = [(source.replace("docs", "backup"), text) for source, text in DOCUMENTS]
+    index = make_index(tmp_path, [*DOCUMENTS, *copies])
+    sets = plan(index, configure(100, chunks_per_set=1, context={"near_misses": 0}, top_k=1))
+    golden = [chunk.text for each in sets for chunk in each.chunks if chunk.chunk_id in each.golden]
+    assert len(sets) == len(set(golden)) == len({each.id for each in sets}) == 3 * len(UNITS)
+    assert "36 sets of chunks repeat the text of another" in capsys.readouterr().out
+
+
 def test_no_sets_are_planned_unless_wanted(index: Index) -> None:
     assert plan(index, configure(0)) == []
 
@@ -141,7 +151,7 @@ def test_one_structured_request_shows_the_sources_as_the_student_sees_them(index
         context = row.prompt.instruction.split("\n\nQuestion: ")[0]
         assert context in asked, "the same text, source for source"
         numbers = [f"source {number}" for number, chunk in enumerate(each.chunks, start=1) if chunk.chunk_id in each.golden]
-        assert f"is about {' and '.join(numbers)}. " in asked and "Write 3 questions" in asked
+        assert f"is about one or more of {' and '.join(numbers)}. " in asked and "Write 3 questions" in asked
         assert each.request.purpose == "questions" and each.request.row_ids == (each.id,)
         assert each.request.schema["properties"].keys() == {"questions"} and each.request.max_tokens == 3 * 1024
 
@@ -175,7 +185,7 @@ WRITTEN = {"question": "What is the pump limit?", "answer": "It is 20 degrees. [
 
 @pytest.mark.parametrize(("reply", "problem"), [
     ({"questions": [WRITTEN]}, None),
-    ({"questions": []}, None),
+    ({"questions": []}, "questions: Value error, must not be empty"),
     ({"questions": [{**WRITTEN, "difficulty": 4}]}, "questions.0.difficulty"),
     ({"questions": [{"question": "Why?"}]}, "questions.0.answer"),
     ({"questions": [{**WRITTEN, "more": 1}]}, "questions.0.more"),

@@ -12,7 +12,7 @@ from distill.config import Config, load_config
 from distill.curation.card import write_card
 from distill.curation.counts import count_rows
 from distill.errors import PipelineError
-from distill.files import read_json, read_jsonl, write_jsonl_atomic
+from distill.files import read_json, read_jsonl, sha256_file, write_json_atomic, write_jsonl_atomic
 from distill.manifest import require_manifest, write_manifest
 from distill.records import SIDES, ContextSpan, Rows, TrainingExample
 from distill.rows.edits import FILE_NAME, accept_edits, write_digests
@@ -20,6 +20,7 @@ from distill.rows.edits import FILE_NAME, accept_edits, write_digests
 ADDED = {"instruction": "What is a pump?", "output": "A machine that moves liquids."}
 KEY = "HYBRIDRAG_DISTILL_KEY"
 SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+REFUSAL = "The provided documents do not answer this question."
 UNITS = {"train": ("pump", "valve", "antenna", "modem"), "heldout": ("laser", "mixer")}
 
 
@@ -139,6 +140,18 @@ PROBLEMS = [
     ("train", lambda rows: rows[0].update(instruction="short"), r"train\.jsonl:1 context\.0: start"),
     ("train", lambda rows: rows[0].update(output="Hot. [Source 2]"), r"train\.jsonl:1 output cites source 2 of 1"),
     ("train", lambda rows: rows[0].update(output="Hot.<|end|> [Source 1]"), r"train\.jsonl:1 output holds the chat marker"),
+    ("train", lambda rows: rows[0].update(output="N/A"), r"train\.jsonl:1 output is no answer: N/A"),
+    ("train", lambda rows: rows[0].update(output="I am an AI. [Source 1]"), r"train\.jsonl:1 output is no answer: I am an AI"),
+    ("train", lambda rows: rows[0].update(output="word " * 3000), r"train\.jsonl:1 output has \d+ tokens, more than .* 512"),
+    ("train", lambda rows: rows.append({**ADDED, "output": "word " * 3000}), r"train\.jsonl:5 output has \d+ tokens"),
+    ("train", lambda rows: rows.append({**ADDED, "output": "TODO"}), r"train\.jsonl:5 output is no answer"),
+    ("train", lambda rows: rows[0].update(output=REFUSAL), r"train\.jsonl:1 output refuses although its sources"),
+    ("train", lambda rows: rows[0].update(output=f"Hot [Source 1]. {REFUSAL}"), r":1 output answers and refuses in one"),
+    ("train", lambda rows: rows[0].update(context=[], instruction="Anything else"), r"train\.jsonl:1 has another context"),
+    ("train", lambda rows: rows[0].update(golden=["nonsense"]), r"train\.jsonl:1 has another context, golden, answerable or"),
+    ("train", lambda rows: rows[0].update(answerable=False), r"train\.jsonl:1 has another context"),
+    ("train", lambda rows: rows[0].update(origin="curated"), r"train\.jsonl:1 has another context"),
+    ("train", lambda rows: rows[0]["context"][0].update(score=0.9), r"train\.jsonl:1 has another context"),
     ("train", lambda rows: rows.append(rows[0]), r"train\.jsonl:5 repeats the instruction of .*train\.jsonl:1"),
     ("train", lambda rows: rows[0].update(id="mine"), r"train\.jsonl:1 was added or has a new id"),
     ("train", lambda rows: rows.append({**ADDED, "origin": "question"}), r"train\.jsonl:5 was added"),
@@ -180,6 +193,24 @@ def test_it_stops_before_stage_1_has_finished_or_after_the_wording_changed(confi
     (config.training_dir / "manifest.json").unlink()
     with pytest.raises(PipelineError, match=r"training_data/manifest\.json is missing: run  python generate_training_data"):
         accept_edits(config)
+
+
+def test_digests_of_another_version_are_named(config: Config) -> None:
+    path = config.training_dir / FILE_NAME
+    old = {side: {row_id: digest[:2] for row_id, digest in rows.items()} for side, rows in read_json(path).items()}
+    write_json_atomic(path, old, private=True)
+    manifest = load_manifest(config)
+    for output in manifest["outputs"]:
+        if output["path"].endswith(FILE_NAME):
+            output["sha256"] = sha256_file(path)
+    write_json_atomic(config.training_dir / "manifest.json", manifest)
+    with pytest.raises(PipelineError, match="written by another version"):
+        accept_edits(config)
+
+
+def test_curated_rows_may_refuse_in_their_own_words(config: Config) -> None:
+    edit(config, "train", lambda rows: rows.append({**ADDED, "output": "I cannot answer this from the sources."}))
+    assert accept_edits(config)["added"] == 1
 
 
 def test_the_digests_hold_no_text(config: Config) -> None:

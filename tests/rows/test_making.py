@@ -16,6 +16,7 @@ from distill.index.hybridrag import Index
 from distill.masking import Masker
 from distill.prompts import RenderedPrompt
 from distill.records import Chunk, TrainingExample
+from distill.rows.contexts import ChunkReader
 from distill.rows.documents import plan_sets
 from distill.rows.finishing import Draft, check_draft, rate_difficulty
 from distill.rows.making import REFUSAL_TEACHER, Results, list_requests, make_jobs, settle_rows
@@ -100,8 +101,8 @@ def make(
 def plan(index: Index, config: Config, texts: Sequence[str] = TEXTS) -> list[PlannedRow]:
     """Rows for questions of these texts."""
     questions = [Question(text, "Units", line) for line, text in enumerate(texts, start=1)]
-    masker = Masker(config.generate.masking)
-    return plan_questions(config, questions, index, make_split(index), WordEmbedder(), masker, Rejections())
+    reader = ChunkReader(index, Masker(config.generate.masking))
+    return plan_questions(config, questions, reader, make_split(index), WordEmbedder(), Rejections())
 
 
 def list_rows(results: Results) -> list[TrainingExample]:
@@ -161,12 +162,32 @@ def test_an_open_shape_keeps_marked_knowledge_where_the_golden_chunk_is_missing(
     assert len(results.rejections) == 1
 
 
-def test_a_refusal_where_an_answer_was_expected_is_rejected_or_kept_as_unanswerable(index: Index, tmp_path: Path) -> None:
-    planned = plan(index, make_config(context={"golden_less_share": 0}), TEXTS[:1])
-    results = make(tmp_path, make_config(), Script(answer=REFUSAL), planned)
+def test_a_refusal_to_a_question_is_kept_as_unanswerable_but_rejected_where_its_sources_gave_the_question(
+    pump: PlannedRow, tmp_path: Path
+) -> None:
+    kept, = list_rows(make(tmp_path, make_config(), Script(answer=REFUSAL), [pump]))
+    assert kept.output == REFUSAL and kept.answerable is False and kept.golden == () and kept.difficulty == 3
+    results = make(tmp_path, make_config(), Script(answer=REFUSAL), [replace(pump, answerable=True)])
     assert not list_rows(results) and results.rejections.counts() == {"refusal": 1}
-    kept, = list_rows(make(tmp_path, make_config(checks={"keep_refusals": True}), Script(answer=REFUSAL), planned))
-    assert kept.output == REFUSAL and kept.answerable is False and kept.golden == ()
+
+
+@pytest.mark.parametrize(("said", "answerable", "difficulty"), [
+    ("[General Knowledge] Such limits are mostly near 80 degrees.", False, 3),
+    ("The pump limit is 20 degrees in every mode. [Source {number}]", True, 1),
+    ("The pump limit is 20 degrees in every mode. [Source {number}] [General Knowledge] Others are near 80.", True, 1),
+])
+def test_what_owes_nothing_to_the_sources_finds_no_answer_in_them(
+    index: Index, tmp_path: Path, said: str, answerable: bool, difficulty: int
+) -> None:
+    config = make_config(prompt=OPEN, context={"golden_less_share": 0})
+    planned, = plan(index, config, TEXTS[:1])
+    row, = list_rows(make(tmp_path, config, Script(answer=said.format(number=number_of(planned))), [planned]))
+    assert (row.answerable, row.golden, row.difficulty) == (answerable, planned.golden if answerable else (), difficulty)
+
+
+def test_two_rows_of_one_id_are_refused(pump: PlannedRow) -> None:
+    with pytest.raises(ValueError, match="1 planned rows share the id of another"):
+        Results([pump, pump], [], Rejections())
 
 
 def test_rows_that_need_no_teacher_are_settled_without_one(index: Index, tmp_path: Path) -> None:
@@ -315,6 +336,18 @@ def test_a_grade_out_of_range_is_asked_for_again_and_then_a_failure(pump: Planne
     assert script.asked == ["answer", "judge", "judge"] and len(results.failures) == 1
 
 
+def test_a_grade_is_short_and_gets_room_once_where_it_is_cut_off(pump: PlannedRow, tmp_path: Path) -> None:
+    config = make_config(checks={"judge": True})
+    script = Script(judge={"reason": "Right.", "score": 5})
+    cut_once = make(tmp_path / "once", config, script, [pump], fault=lambda number, _: "length" if number == 1 else None)
+    assert list_rows(cut_once) and [body["max_tokens"] for body in script.bodies][-1] == 256 + 1024
+    always = make(tmp_path / "always", config, Script(), [pump], fault=lambda number, _: "length" if number else None)
+    assert re.search(r"not asked for again before generate\.teacher\.max_tokens 1024", always.failures[0]["reason"])
+    short = Script(judge={"reason": "Right.", "score": 5})
+    make(tmp_path / "short", config, short, [pump])
+    assert [body["max_tokens"] for body in short.bodies] == [1024, 256]
+
+
 def test_reasoning_is_kept_apart_from_the_answer(index: Index, tmp_path: Path) -> None:
     config = make_config(teacher={"reasoning": True, "two_pass": True}, context={"golden_less_share": 0})
     planned = plan(index, config, TEXTS[:1])
@@ -324,7 +357,9 @@ def test_reasoning_is_kept_apart_from_the_answer(index: Index, tmp_path: Path) -
     )
     row, = list_rows(make(tmp_path, config, script, planned))
     assert row.reasoning == "Better step." and "step" not in row.output and row.draft == row.output
-    assert script.bodies[0]["messages"][0]["content"].count("`reasoning`") == 1
+    systems = [body["messages"][0]["content"] for body in script.bodies]
+    assert "`reasoning` holds" in systems[0] and systems[0].startswith(systems[1]), "the same but for the reply's form"
+    assert "JSON" not in systems[1] and "`critique` holds" in script.bodies[1]["messages"][-1]["content"], "which stands once"
     assert {body["max_tokens"] for body in script.bodies} == {2 * 1024}, "the steps have room beside the answer"
 
 
@@ -334,8 +369,10 @@ def test_learnt_reasoning_counts_towards_the_length_that_is_served(index: Index,
     said = {"answer": lambda body: {"reasoning": "One more step. " * 20, "answer": quote(body)}}
     assert list_rows(make(tmp_path / "apart", config, Script(**said), planned))
     learnt = config.model_copy(update={"finetune": config.finetune.model_copy(update={"include_reasoning": True})})
-    results = make(tmp_path / "learnt", learnt, Script(**said, shorten=said["answer"]), planned)
+    script = Script(**said, shorten=said["answer"])
+    results = make(tmp_path / "learnt", learnt, script, planned)
     assert results.rejections.counts() == {"too long": 1}
+    assert "24 words for `reasoning` and `answer` together" in script.bodies[1]["messages"][-1]["content"]
 
 
 # -----------------------------------------------------------------------------
@@ -350,7 +387,7 @@ def configure_sets(**settings: Any) -> Config:
 
 def plan_documents(index: Index, config: Config) -> list[PlannedSet]:
     """The sets of the index."""
-    return plan_sets(config, index, make_split(index), Masker(config.generate.masking))
+    return plan_sets(config, ChunkReader(index, Masker(config.generate.masking)), make_split(index))
 
 
 def write_questions(body: Any) -> dict[str, Any]:
@@ -431,9 +468,9 @@ def test_a_sets_long_answer_is_asked_for_again_as_a_question_of_its_own(index: I
 
 
 @pytest.mark.parametrize(("says", "fault", "reason"), [
-    ({"questions": []}, None, "the teacher wrote no question"),
+    ({"questions": []}, None, "not as asked: questions: Value error, must not be empty"),
     ({"questions": [{"question": "Why?"}]}, None, "not as asked"),
-    (write_questions, "length", r"cut off: raise generate\.teacher\.max_tokens"),
+    (write_questions, "length", r"cut off, and not asked again before generate\.teacher\.max_tokens 1024 is raised"),
     (write_questions, "filtered", "content_filter"),
 ])
 def test_a_set_without_usable_questions_is_a_failure(
@@ -444,6 +481,9 @@ def test_a_set_without_usable_questions_is_a_failure(
     results = make(tmp_path, config, Script(questions=says), [], sets, fault=lambda number, question: fault)
     assert not list_rows(results) and [failure["id"] for failure in results.failures] == [each.id for each in sets]
     assert all(re.search(reason, failure["reason"]) for failure in results.failures)
+    again = Script(questions=write_questions)
+    make(tmp_path, config, again, [], sets)
+    assert again.asked == ([] if fault == "length" else ["questions"] * 2), "as the reason says"
 
 
 # -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from distill.config import Config
 from distill.curation.rejections import Rejections
 from distill.masking import Masker
 from distill.records import ContextSpan, TrainingExample
+from distill.rows.contexts import ChunkReader
 from distill.rows.documents import plan_sets
 from distill.rows.planner import plan_questions
 from distill.rows.preview import show_rows
@@ -58,10 +59,10 @@ def test_planned_rows_and_sets_can_be_shown_before_anything_is_sent(
 ) -> None:
     index = make_index(tmp_path)
     config = make_config(context={"golden_less_share": 0.5}, documents={"sets": 1})
-    split, masker = make_split(index), Masker(config.generate.masking)
+    split, reader = make_split(index), ChunkReader(index, Masker(config.generate.masking))
     questions = [Question("What is the pump limit?", "Units", 1), Question("What is the valve colour?", "Units", 2)]
-    planned = plan_questions(config, questions, index, split, WordEmbedder(), masker, Rejections())
-    show_rows(config, [*planned, *plan_sets(config, index, split, masker)], 10)
+    planned = plan_questions(config, questions, reader, split, WordEmbedder(), Rejections())
+    show_rows(config, [*planned, *plan_sets(config, reader, split)], 10)
     shown = capsys.readouterr().out
-    assert shown.count("(the teacher will write it)") == 4 and "golden: none" in shown and "what the teacher gets" in shown
+    assert shown.count("(the teacher will write it)") == len(planned) == 3 and "golden: none" in shown and "what the teacher gets" in shown
     assert "the sources hold the answer: no" in shown and r"(D:\docs\pump.md)" in shown

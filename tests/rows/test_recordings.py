@@ -11,7 +11,7 @@ import pytest
 from distill.config import PromptSection
 from distill.errors import PipelineError
 from distill.recorder.record import describe_prompt
-from distill.rows.recordings import load_recordings, locate, relocate
+from distill.rows.recordings import load_recordings, relocate
 from tests.recorded import CHUNKS, REFUSAL, STRICT, write_guarded, write_numbered, write_recordings, write_rows
 
 OPEN = PromptSection(citation="", refusal="", general_knowledge="[Own Knowledge]")
@@ -156,11 +156,6 @@ def test_one_file_holds_one_shape(tmp_path: Path) -> None:
 
 # -----------------------------------------------------------------------------
 # After masking
-
-
-def test_a_masked_prompt_is_located_anew() -> None:
-    question, spans = locate(write_numbered("Who is [EMAIL]?"))
-    assert question == "Who is [EMAIL]?" and [span.source for span in spans] == [source for source, _ in CHUNKS]
 
 
 def test_masking_keeps_documents_and_ids_and_moves_the_places(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from distill.config import PromptSection, load_config
 from distill.errors import PipelineError
-from distill.rows.shapes import Shape, find_shape, list_changes, require_one_shape, warn_of_template
+from distill.rows.shapes import Shape, find_shape, list_changes, require_one_shape, warn_of_system, warn_of_template
 
 DEFAULT = PromptSection()
 NONE = PromptSection(citation="", refusal="", general_knowledge="")
@@ -96,3 +96,13 @@ def test_no_shape_at_all_is_no_problem() -> None:
 def test_a_template_that_asks_for_something_else_is_warned_of(changes: dict[str, str], warned: list[str]) -> None:
     found = warn_of_template(PromptSection(**changes))
     assert [line.rsplit("set  ", 1)[1] for line in found] == warned
+
+
+@pytest.mark.parametrize(("citation", "system", "warned"), [
+    ("", "Be precise, and cite the sources you use.", 1), ("", "Give Citations always.", 1), ("", "Be precise.", 0),
+    ("", "Be excited.", 0), ("[Source {number}]", "Cite the sources.", 0),
+])
+def test_a_system_prompt_that_wants_tags_where_the_prompt_wants_none_is_warned_of(
+    citation: str, system: str, warned: int
+) -> None:
+    assert len(warn_of_system(PromptSection(citation=citation, system=system))) == warned

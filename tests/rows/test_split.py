@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from distill.errors import PipelineError
 from distill.index.hybridrag import Index, load_index
 from distill.records import SIDES, Chunk, ContextSpan, Side, TrainingExample
 from distill.rows.curated import Curated
-from distill.rows.split import Split, choose_sides, make_masks, place_all, split_groups, split_sources
+from distill.rows.split import (
+    Split,
+    choose_sides,
+    find_sources,
+    hash_source,
+    index_texts,
+    make_masks,
+    place_all,
+    split_groups,
+    split_sources,
+)
 from tests.servers import embed_words
 
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
@@ -40,6 +51,50 @@ def test_the_share_of_documents_is_exact(sources: set[str], share: float) -> Non
 def test_a_documents_side_does_not_hang_on_order_or_repetition() -> None:
     sources = [source for source, _ in DOCUMENTS]
     assert split_sources(sources, 0.2) == split_sources(sources[::-1] * 2, 0.2)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.floats(0.05, 0.5))
+def test_documents_that_repeat_one_another_stay_together(sizes: list[int], share: float) -> None:
+    groups = {f"{place}/{number}": f"group {place}" for place, size in enumerate(sizes) for number in range(size)}
+    try:
+        split = split_sources(groups, share, groups)
+    except PipelineError:
+        assert len(sizes) == 1 or max(sizes) > share * sum(sizes)
+        return
+    sides = {source: split.side_of_source(source) for source in groups}
+    assert len({(group, sides[source]) for source, group in groups.items()}) == len(sizes)
+    heldout = [*sides.values()].count("heldout")
+    assert max(1, share * len(groups) / 2) <= heldout <= max(1, 2 * share * len(groups))
+
+
+def test_a_group_that_is_too_large_is_for_training() -> None:
+    """Its name has the smallest of all hashes, so that without the bound it would be held out, and nothing else."""
+    sources = [f"document {number}" for number in range(40)]
+    first = min(sources, key=hash_source)
+    others = [source for source in sources if source != first]
+    split = split_sources(sources, 0.1, {source: first for source in [first, *others[:20]]})
+    assert {split.side_of_source(source) for source in [first, *others[:20]]} == {"train"}
+    assert [split.side_of_source(source) for source in others].count("heldout") == 4
+
+
+def test_documents_that_are_all_one_group_cannot_be_split() -> None:
+    with pytest.raises(PipelineError, match=r"3 source document\(s\) cannot be split .*: 3 of them are one group"):
+        split_sources("abc", 0.3, dict.fromkeys("abc", "a"))
+
+
+def test_another_revision_with_a_later_name_moves_nothing() -> None:
+    sources = [source for source, _ in DOCUMENTS]
+    before = split_sources(sources, 0.3)
+    after = split_sources([*sources, "zulu.md"], 0.3, {"zulu.md": "alpha.md"})
+    assert [before.side_of_source(source) for source in sources] == [after.side_of_source(source) for source in sources]
+    assert after.side_of_source("zulu.md") == after.side_of_source("alpha.md")
+
+
+def test_a_document_that_the_index_does_not_hold_has_a_side_of_its_own() -> None:
+    groups = dict.fromkeys("abcdefgh", "a") | {str(number): str(number) for number in range(30)}
+    split = split_sources(groups, 0.2, groups)
+    sides = {split.side_of_source(f"elsewhere {number}") for number in range(100)}
+    assert sides == set(SIDES)
 
 
 def test_too_few_documents_to_split() -> None:
@@ -85,6 +140,28 @@ def test_a_curated_row_with_a_whole_chunk_goes_where_its_document_is(capsys: pyt
     assert "[WARN]" not in capsys.readouterr().out
     with pytest.raises(PipelineError, match=r"rows\.jsonl:7 holds documents of both"):
         place(split, instruction="".join(chunk.text for chunk in chunks), chunks=chunks)
+
+
+def test_a_hundred_thousand_chunks_are_looked_up_quickly() -> None:
+    """Trying each of them in each prompt takes 14 seconds for 20 rows."""
+    page = "A page of text. " * 70
+    chunks = [Chunk("1", f"{number}.md", f"Unit {number} stands here. {page}Unit {number}.", 0.5) for number in range(100_000)]
+    split = split_sources([chunk.source for chunk in chunks], 0.3)
+    held = [chunk for chunk in chunks[:100] if split.side_of_source(chunk.source) == "heldout"]
+    texts = ["\n\n".join(f"[{number}] {chunk.text}" for chunk in held[number : number + 5]) for number in range(20)]
+    rows = [Curated(TrainingExample(instruction=text, output="answer"), "rows.jsonl:7") for text in texts]
+    started = time.process_time()
+    assert place_all(split, rows, chunks) == {"train": [], "heldout": [each.row for each in rows]}
+    assert time.process_time() - started < 3
+
+
+def test_chunks_that_begin_alike_are_told_apart() -> None:
+    head = "Property of the company. Do not copy without consent. "
+    chunks = [Chunk("1", f"{name}.md", head + name * 10, 0.5) for name in NAMES]
+    known = index_texts([*chunks, Chunk("1", "short.md", "Property", 0.5)])
+    for chunk in chunks:
+        assert find_sources(TrainingExample(instruction=f"{head}{chunk.text}?", output="a"), known) == {chunk.source}
+    assert find_sources(TrainingExample(instruction=head * 3, output="a"), known) == set()
 
 
 def test_curated_rows_of_unknown_source_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.errors import PipelineError
+from distill.files import hold_lock
 from distill.teacher import chat
-from distill.teacher.audit import FILE_NAME
+from distill.teacher.audit import FILE_NAME, open_audit
 from distill.teacher.preflight import check_teacher
 from tests.asking import KEY, ask_all, make_config, make_request, make_requests, read_log
 from tests.servers import TeacherServer
@@ -61,6 +64,28 @@ def test_the_preflight_is_on_record_and_the_key_is_not(tmp_path: Path) -> None:
     (line,) = read_log(config, "audit")
     assert (line["method"], line["path"], line["bytes"], line["rows"]) == ("GET", "/v1/models", 0, [])
     assert KEY not in (config.training_dir / FILE_NAME).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_a_look_at_the_teacher_cuts_no_line_that_another_run_is_writing(tmp_path: Path, at_work: bool) -> None:
+    with TeacherServer() as server:
+        config = make_config(tmp_path, server.url)
+        with hold_lock(config.training_dir) if at_work else nullcontext():
+            config.training_dir.mkdir()
+            log = config.training_dir / FILE_NAME
+            log.write_bytes(b'{"half": ')
+            check_teacher(config, KEY)
+            text = log.read_bytes()
+    assert text.startswith(b'{"half": ') == at_work and text.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists")
+def test_a_log_that_a_guest_makes_is_private(tmp_path: Path) -> None:
+    with hold_lock(tmp_path), open_audit(tmp_path, "teacher-1") as audit:
+        audit.append({"time": "now"})
+        open_audit(tmp_path, "teacher-1").close()
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
+    assert (tmp_path / FILE_NAME).read_bytes() == b'{"time": "now"}\n'
 
 
 def test_what_is_never_sent_leaves_no_line(tmp_path: Path) -> None:

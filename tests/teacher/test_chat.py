@@ -158,8 +158,10 @@ def test_a_schema_is_sent_and_a_reply_that_breaks_it_is_asked_for_again(tmp_path
 def test_a_reply_that_never_keeps_the_schema_is_a_row_without_one(tmp_path: Path) -> None:
     with TeacherServer(text=lambda body: "no") as server:
         request = make_request("q0", schema=SCHEMA, check=find_wrong_key)
-        got = ask_all(make_config(tmp_path, server.url), [request])["q0"]
+        config = make_config(tmp_path, server.url)
+        got = ask_all(config, [request])["q0"]
     assert got == "a reply that is not as asked: no JSON (3 attempts)"
+    assert load_spending(config.training_dir, None).lost == 0, "it was never kept, so it is not missed"
 
 
 def test_a_kept_reply_that_a_stricter_check_refuses_is_asked_for_again(tmp_path: Path) -> None:
@@ -225,9 +227,37 @@ def test_a_retry_after_of_hours_stops_the_run(tmp_path: Path) -> None:
 def test_more_than_half_failing_stops_the_run(tmp_path: Path) -> None:
     failing = {f"q{number}" for number in range(10, 100)}
     with TeacherServer(fault=lambda number, question: "400" if question in failing else None) as server:
-        with pytest.raises(PipelineError, match=r"26 of the last 36 calls to the teacher failed.*failures\.jsonl"):
+        with pytest.raises(PipelineError, match=r"40 of the last 50 calls .*: refused with 400: .*failures\.jsonl"):
             ask_all(make_config(tmp_path, server.url, concurrency=1), make_requests(100))
-        assert len(server.requests) == 36
+        assert len(server.requests) == 50
+
+
+def test_calls_count_and_not_requests_when_more_than_half_fail(tmp_path: Path) -> None:
+    with TeacherServer(fault=lambda number, question: "500" if number % 3 else None) as server:
+        with pytest.raises(PipelineError, match=r"33 of the last 50 calls .*status 500: internal error"):
+            ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=5), make_requests(100))
+        assert len(server.requests) == 50 and read_log(make_config(tmp_path, server.url), "answers")
+
+
+def test_a_teacher_that_fails_from_the_start_is_given_up_early(tmp_path: Path) -> None:
+    with TeacherServer(fault=first("500", 999)) as server:
+        with pytest.raises(PipelineError, match="20 of the last 20 calls to the teacher failed"):
+            ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=8), make_requests(10))
+        assert len(server.requests) == 20
+
+
+def test_being_asked_to_wait_is_no_failed_call(tmp_path: Path) -> None:
+    with TeacherServer(fault=lambda number, question: "429" if number % 4 else None, retry_after="0") as server:
+        got = ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=99), make_requests(25))
+        assert len(server.requests) > 90
+    assert all(isinstance(reply, Reply) for reply in got.values())
+
+
+def test_a_server_that_turns_every_call_away_is_given_up(tmp_path: Path) -> None:
+    with TeacherServer(fault=first("429", 999), retry_after="0") as server:
+        with pytest.raises(PipelineError, match=r"20 of the last 20 calls .*status 429: slow down"):
+            ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=1), make_requests(60))
+        assert len(server.requests) == 20
 
 
 def test_half_failing_does_not_stop_the_run(tmp_path: Path) -> None:
@@ -236,11 +266,12 @@ def test_half_failing_does_not_stop_the_run(tmp_path: Path) -> None:
     assert sum(isinstance(reply, str) for reply in got.values()) == 40
 
 
-def test_a_server_that_is_not_there_stops_the_run_and_costs_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_attempts", [3, 30])
+def test_a_server_that_is_not_there_stops_the_run_and_costs_nothing(tmp_path: Path, max_attempts: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
-    config = make_config(tmp_path, url, **PRICED)
+    config = make_config(tmp_path, url, max_attempts=max_attempts, **PRICED)
     with pytest.raises(PipelineError, match=f"the teacher at {url} cannot be reached"):
         ask_all(config, make_requests(4))
     assert load_spending(config.training_dir, find_prices(config.generate.teacher)).most_usd == 0
@@ -266,6 +297,39 @@ def test_a_full_disk_is_no_broken_connection(tmp_path: Path) -> None:
     with Journal(tmp_path, section) as journal, Ledger(tmp_path) as ledger, Audit(tmp_path, "teacher-1") as audit, \
             pytest.raises(OSError, match="No space left"):
         chat.Teacher(section, KEY, journal, ledger, audit)._judge_connection(broken)
+
+
+def test_on_a_full_disk_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "ROOM_BYTES", 2**70)
+    with TeacherServer() as server:
+        with pytest.raises(PipelineError, match="training_data is full, so nothing is sent: make room"):
+            ask_all(make_config(tmp_path, server.url), make_requests(3))
+        assert not server.requests
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("depth", [400, 900, 100_000])
+def test_an_answer_that_is_nested_too_deeply_is_tried_again(tmp_path: Path, status: int, depth: int) -> None:
+    body = '{"error": ' + "[" * depth + "7" + "]" * depth + "}"
+    deep = {"status": status, "headers": {"Content-Type": "application/json"}, "body": body}
+    with TeacherServer(fault=lambda number, question: deep if question == "q0" else None) as server:
+        got = ask_all(make_config(tmp_path, server.url, concurrency=1), make_requests(2))
+        assert len(server.requests) == 4
+    assert isinstance(got["q0"], str) and got["q0"].endswith("(3 attempts)") and text_of(got["q1"])
+
+
+def test_an_answer_in_parts_is_joined(tmp_path: Path) -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "It is "},
+             {"type": "text", "text": "80 C."}]
+    with TeacherServer(text=lambda body: parts) as server:  # type: ignore[arg-type,return-value]
+        assert text_of(ask_all(make_config(tmp_path, server.url), [make_request("q0")])["q0"]) == "It is 80 C."
+
+
+@pytest.mark.parametrize("content", [7, {"text": "x"}, [{"type": "text"}]], ids=str)
+def test_an_answer_that_is_no_text_is_tried_again(tmp_path: Path, content: Any) -> None:
+    texts = iter([content, "It is 80 C."])
+    with TeacherServer(text=lambda body: next(texts)) as server:
+        assert text_of(ask_all(make_config(tmp_path, server.url), [make_request("q0")])["q0"]) == "It is 80 C."
 
 
 # -----------------------------------------------------------------------------
@@ -379,7 +443,7 @@ def test_every_attempt_has_an_intent_and_an_outcome(tmp_path: Path) -> None:
     rows = read_log(config, "ledger")
     assert [row["event"] for row in rows] == ["intent", "outcome"] * 4
     assert [row["status"] for row in rows[1::2]] == ["500", "429", "no answer", "200"]
-    assert [row["cost_usd"] for row in rows[1::2]] == [0, 0, None, pytest.approx(3e-6)]
+    assert [row["cost_usd"] for row in rows[1::2]] == [None, 0, None, pytest.approx(3e-6)]
     assert len({row["request"] for row in rows}) == 1 and len({row["call"] for row in rows}) == 4
 
 
@@ -415,7 +479,7 @@ def test_after_a_kill_only_the_calls_in_flight_are_repeated_and_count_as_possibl
         child.wait()
         spending = load_spending(config.training_dir, find_prices(config.generate.teacher))
         assert 1 <= spending.unsettled <= 4 and spending.possible_usd > 0
-        assert "possibly paid" in spending.describe()[-1]
+        assert "possibly paid" in spending.describe()[1] and len(spending.describe()) == 2 + spending.unsettled
         assert len(ask_all(config, make_requests(60))) == 60
         asked = Counter(question_of(request["body"]) for request in server.requests)
     assert len(asked) == 60 and sum(asked.values()) - 60 <= 4
@@ -444,6 +508,15 @@ def test_the_key_is_taken_out_of_what_a_server_says_and_stands_in_no_file(tmp_pa
     with TeacherServer(fault=first("echo-key")) as server:
         failure = ask_all(make_config(tmp_path, server.url), make_requests(2))["q0"]
     assert isinstance(failure, str) and KEY not in failure and "Bearer [key]" in failure
+    assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_key_that_comes_back_as_the_models_name_is_taken_out(tmp_path: Path) -> None:
+    with TeacherServer() as server:
+        body = {"model": f"m {KEY}\n", "choices": [{"finish_reason": "stop", "message": {"content": "It is 80 C."}}]}
+        server.fault = lambda number, question: {"status": 200, "body": body}
+        got = ask_all(make_config(tmp_path, server.url), [make_request("q0")])["q0"]
+    assert isinstance(got, Reply) and got.model == "m [key]"
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from distill.errors import PipelineError
 from distill.index.hybridrag import Index
 from distill.masking import Masker
 from distill.prompts import find_citations
+from distill.rows.contexts import ChunkReader
 from distill.rows.making import Results
 from distill.rows.planner import PlannedRow, plan_questions
 from distill.rows.questions import Question
@@ -34,8 +36,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 def plan(index: Index, config: Config, texts: list[str]) -> list[PlannedRow]:
     """Rows for questions of these texts."""
     questions = [Question(text, "Units", line) for line, text in enumerate(texts, start=1)]
-    masker = Masker(config.generate.masking)
-    return plan_questions(config, questions, index, make_split(index), WordEmbedder(), masker, Rejections())
+    reader = ChunkReader(index, Masker(config.generate.masking))
+    return plan_questions(config, questions, reader, make_split(index), WordEmbedder(), Rejections())
 
 
 def answer(folder: Path, config: Config, planned: list[PlannedRow]) -> Results:
@@ -85,6 +87,14 @@ def test_a_model_is_asked_over_http_and_progress_is_told(
         assert len(server.requests) == 1 and describe_teacher(config) == "teacher-1 at 127.0.0.1"
     assert [row.output for rows in results.rows.values() for row in rows] == [said]
     assert "Teacher: 1/1 rows" in capsys.readouterr().err
+
+
+def test_the_lines_of_progress_tell_what_was_spent(index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TeacherServer(usage=lambda body: {"prompt_tokens": 50_000, "completion_tokens": 25_000}) as server:
+        prices = {"prompt_usd_per_million": 1, "answer_usd_per_million": 2}
+        config = make_config(teacher={"base_url": server.url, "budget_usd": 5, **prices}, context={"golden_less_share": 0})
+        answer(tmp_path, config, plan(index, config, ["What is the pump limit?"]))
+    assert re.search(r"Teacher: 1/1 rows, .*, \$0\.10 of \$5\.00, 1 requests", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("settings", "key"), [

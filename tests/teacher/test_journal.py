@@ -98,6 +98,20 @@ def test_replies_are_set_aside_under_a_dated_name(tmp_path: Path) -> None:
     assert kept and kept.name.startswith("answers-2") and kept.exists() and load_replies(tmp_path) == {}
 
 
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_the_replies_to_some_rows_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool) -> None:
+    monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")
+    requests = make_requests(3)
+    with Journal(tmp_path, SECTION, encrypt=encrypt) as journal:
+        for request in requests:
+            journal.add(request, make_reply("one\u2028two"))
+    before = (tmp_path / FILE_NAME).read_bytes()
+    kept = set_aside(tmp_path, {"q1", "another"})
+    assert kept and kept.read_bytes() == before
+    assert list(load_replies(tmp_path)) == [identify(SECTION, requests[0]), identify(SECTION, requests[2])]
+    assert (tmp_path / FILE_NAME).read_bytes().splitlines() == [before.splitlines()[0], before.splitlines()[2]]
+
+
 def test_an_encrypted_journal_holds_no_plain_text_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")
     request = make_request("q0")

@@ -32,6 +32,7 @@ def make_section(**changes: Any) -> TeacherSection:
     ({}, LISTED, Prices(0.5e-6, 1.5e-6, 0.0, "the provider's list")),
     ({}, {**LISTED, "request": "0.01"}, Prices(0.5e-6, 1.5e-6, 0.01, "the provider's list")),
     ({"prompt_usd_per_million": 2, "answer_usd_per_million": 4}, LISTED, Prices(2e-6, 4e-6)),
+    ({"prompt_usd_per_million": 2, "answer_usd_per_million": 4}, {**LISTED, "request": "0.01"}, Prices(2e-6, 4e-6, 0.01)),
     ({"prompt_usd_per_million": 2}, LISTED, Prices(2e-6, 1.5e-6, 0.0, "the provider's list")),
     ({"prompt_usd_per_million": 2}, None, None),
     ({}, {"prompt": "-1", "completion": "-1"}, None),
@@ -58,6 +59,13 @@ def test_a_budget_needs_a_price() -> None:
     require_prices(make_section(budget_usd=5), Prices(1, 1))
     with pytest.raises(PipelineError, match=r"budget_usd is set, but the price of .* is not known"):
         require_prices(make_section(budget_usd=5), None)
+
+
+def test_a_model_that_searches_the_web_keeps_no_budget() -> None:
+    require_prices(make_section(model="a/b:online"), Prices(1, 1))
+    require_prices(make_section(model="a:online", budget_usd=5, **LOCAL), Prices(0, 0))
+    with pytest.raises(PipelineError, match="cannot be kept with a/b:online, whose web searches cost extra"):
+        require_prices(make_section(model="a/b:online", budget_usd=5), Prices(1, 1))
 
 
 @pytest.mark.parametrize("text", ["plain words", "\u00b0\u03a9\u4e2d\u6587", "\U0001f680" * 10, "half \ud83d", ""])
@@ -104,8 +112,16 @@ def test_what_follows_from_a_reply_is_counted(teacher: dict[str, Any], checks: d
 
 
 def test_a_set_of_questions_is_followed_by_one_call_per_question() -> None:
-    config = make_config({"documents": {"sets": 2, "questions_per_set": 3}, "checks": {"judge": True}})
+    settings = {"documents": {"sets": 2, "questions_per_set": 3}, "context": {"golden_less_share": 0}}
+    config = make_config({**settings, "checks": {"judge": True}})
     assert estimate(config, make_long(2, purpose="questions"), None).requests == 8
+
+
+@pytest.mark.parametrize(("share", "requests"), [(0.0, 80), (0.1, 94), (0.5, 200), (0.9, 200)])
+def test_rows_without_the_golden_chunks_that_follow_from_sets_are_counted(share: float, requests: int) -> None:
+    settings = {"documents": {"sets": 20, "questions_per_set": 3}, "context": {"golden_less_share": share}}
+    config = make_config({**settings, "checks": {"judge": True}})
+    assert estimate(config, make_long(20, purpose="questions"), None).requests == requests
 
 
 @pytest.mark.parametrize(("teacher", "seconds", "limit"), [
