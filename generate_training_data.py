@@ -131,7 +131,7 @@ def summarise(counts: dict[str, Any], results: Results, config_path: Path, smoke
     for side in SIDES:
         if not counts[side]:
             print(f"[WARN] {side}.jsonl is empty: add questions or curated rows, or change generate.heldout_share")
-    again = " (the next run asks for them again)" if results.failures else ""
+    again = " (the next run asks again for those that got no reply)" if results.failures else ""
     print(f"[OK] training_data/: {counts['train']} training rows, {counts['heldout']} held-out rows", end="")
     print(f", {counts['refusals']} refusals among them; {counts['failures']} failures{again}")
     if not counts["train"] and not smoke_run:
@@ -173,7 +173,7 @@ def main() -> None:
     embedder = make_embedder(settings.embedder) if inputs.want_embedder(config) else None
     index_before = describe_state(list_index(config, inputs))
     plan = make_plan(config, inputs, embedder, masker, rejections, args.limit)
-    describe_plan(config, plan, masker, rejections)
+    describe_plan(config, plan, rejections)
     if args.show_redactions:
         return print("\n".join(masker.describe_found()))
     if args.show:
@@ -215,7 +215,7 @@ def main() -> None:
         require_unchanged(inputs.digests)
         if describe_state(index_files := list_index(config, inputs)) != index_before:
             print("[WARN] the index changed while this ran: the manifest names it as it is now")
-        counts, outputs, facts = write_outputs(config, rows, results, masker, preflight, counter)
+        counts, outputs, facts = write_outputs(config, rows, results, plan.masked, preflight, counter)
         write_manifest(
             folder, made_by=NAME, config=config, sections=("prompt", "generate"), inputs=[*inputs.digests, *index_files],
             outputs=outputs, fixed={f"prompt.{key}": getattr(config.prompt, key) for key in FIXED},

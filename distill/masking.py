@@ -78,13 +78,6 @@ class Masker:
             done = found.end()
         yield done, len(text)
 
-    def describe(self) -> list[str]:
-        """What was masked, in one line for the console: figures alone."""
-        if not self.counts:
-            return ["[OK] masking found no personal data"]
-        named = ", ".join(f"{number:,} {tag}" for tag, number in self.counts.most_common())
-        return [f"[OK] masked before anything is sent: {named}"]
-
     def describe_found(self) -> list[str]:
         """For --show-redactions: every masked text, by tag, the most frequent first. For the console, never for a file."""
         ordered = sorted(self.found.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))

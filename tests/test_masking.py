@@ -56,14 +56,13 @@ def test_spans_are_counted_and_remembered_over_all_texts() -> None:
     assert masker.mask("a@b.example and c@d.example at Site B") == "[EMAIL] and [EMAIL] at [SITE]"
     assert masker.counts == {"EMAIL": 3, "EMPLOYEE": 1, "SITE": 1}
     assert masker.found["EMAIL", "a@b.example"] == 2
-    assert masker.describe() == ["[OK] masked before anything is sent: 3 EMAIL, 1 EMPLOYEE, 1 SITE"]
     assert masker.describe_found()[:2] == ["    [EMAIL]     2 x a@b.example", "    [EMAIL]     1 x c@d.example"]
 
 
 def test_a_run_without_personal_data_says_so() -> None:
     masker = Masker(SECTION)
     masker.mask("The pump runs at 45 Nm.")
-    assert masker.describe() == ["[OK] masking found no personal data"] and masker.describe_found() == []
+    assert masker.describe_found() == [] and not masker.counts
 
 
 # -----------------------------------------------------------------------------

@@ -318,12 +318,11 @@ def test_a_long_paid_run_shows_its_first_rows_and_asks(
     tmp_path: Path, ollama: OllamaServer, plain_teacher: TeacherServer, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A teacher on this machine is not paid, so the test says that it is elsewhere."""
-    from distill.teacher import outlook
-
     teacher = plain_teacher
-    world = make_world(tmp_path, ollama, teacher)
-    monkeypatch.setattr(outlook, "is_loopback", lambda url: False)
+    world = make_world(tmp_path, ollama, teacher, prompt_usd_per_million=1, answer_usd_per_million=1, budget_usd=0.001)
+    call(monkeypatch, world, "--dry-run")
+    assert "[WARN] generate.teacher.budget_usd 0.001 will end this run before its last row" in capsys.readouterr().out
+    edit(world, lambda values: values["generate"]["teacher"].update(budget_usd=5))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     asked: list[str] = []
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")

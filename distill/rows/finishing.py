@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill.config import Config
-from distill.curation.checks import Fault, find_fault, find_markup, read_rules
+from distill.curation.checks import Fault, describe_markup, find_fault, read_rules
 from distill.curation.lengths import TokenCounter
 from distill.curation.statements import is_general_knowledge
-from distill.prompts import find_citations, invites_knowledge, is_refusal, join_reasoning
+from distill.prompts import find_citations, invites_knowledge, is_refusal, join_reasoning, neutralise_markup
 from distill.records import TrainingExample
 from distill.rows.planner import PlannedRow
 
@@ -34,7 +34,7 @@ def check_draft(config: Config, counter: TokenCounter, row: PlannedRow, draft: D
     """Why an answer cannot be learnt from. Its length is that of all that the student will say, steps included."""
     if draft.cut:
         return Fault(TOO_LONG, f"cut off at max_tokens {config.generate.teacher.max_tokens}")
-    if detail := find_markup(draft.reasoning):
+    if detail := describe_markup(draft.reasoning):
         return Fault("markup", f"the reasoning {detail}")
     said = join_reasoning(draft.reasoning if config.finetune.include_reasoning else "", draft.text)
     return find_fault(config, row, draft.text, counter.count(said))
@@ -48,8 +48,9 @@ def complete_row(config: Config, row: PlannedRow, draft: Draft) -> TrainingExamp
     refused = is_refusal(config.prompt, draft.text)
     answered = row.answerable is not False and not lacks_source(config, row, draft.text)
     cited = list_cited(config, row, draft.text)
+    output = config.prompt.refusal if refused else neutralise_markup(draft.text)
     return TrainingExample(
-        id=row.id, instruction=row.prompt.instruction, output=config.prompt.refusal if refused else draft.text,
+        id=row.id, instruction=row.prompt.instruction, output=output,
         category=row.category, timestamp=draft.timestamp, teacher_model=draft.teacher, num_chunks=len(row.prompt.context),
         question=row.question.text, context=row.prompt.context, origin=row.origin, reasoning=draft.reasoning, draft=draft.first,
         golden=cited or row.golden if answered else (), answerable=answered,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def mask_answer(masker: Masker, row: TrainingExample) -> TrainingExample:
 
 
 def write_outputs(
-    config: Config, rows: Rows, results: Results, masker: Masker, preflight: Preflight | None, counter: TokenCounter
+    config: Config, rows: Rows, results: Results, masked: Mapping[str, int], preflight: Preflight | None, counter: TokenCounter
 ) -> tuple[dict[str, Any], list[Path], dict[str, Any]]:
     """Write rows, what was left out, digests and card; returns counts, files, and what the card says beside the counts."""
     folder = config.training_dir
@@ -72,7 +72,7 @@ def write_outputs(
     results.rejections.write(folder / "rejected.jsonl", config.encrypt)
     facts = {
         "teacher": describe_teacher(config), "licence": preflight.to_manifest() if preflight else {},
-        "checks": results.rejections.counts(), "masking": dict(masker.counts), "failures": len(results.failures),
+        "checks": results.rejections.counts(), "masking": dict(masked), "failures": len(results.failures),
     }
     counts = {**count_rows(config.prompt, rows, counter), "failures": facts["failures"], "rejected": len(results.rejections)}
     card = write_card(folder, rows, {**facts, "counts": counts, "config": config.describe("generate")}, config.encrypt, counter)

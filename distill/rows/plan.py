@@ -25,7 +25,7 @@ from distill.rows.overlaps import drop_planned_overlaps
 from distill.rows.planner import PlannedRow, PlannedSet, plan_questions, plan_recordings
 from distill.rows.questions import Question, load_questions
 from distill.rows.recordings import Recording, load_recordings
-from distill.rows.shapes import warn_of_template
+from distill.rows.shapes import warn_of_system, warn_of_template
 from distill.rows.split import Split, place_all, split_sources
 from distill.rows.twins import describe_twins, group_twins
 from distill.teacher.requests import Request
@@ -77,8 +77,9 @@ def load_inputs(config: Config, limit: int | None) -> Inputs:
             "generate.recordings_file and generate.documents.sets are split in different ways: set one of them to null or 0"
         )
     categories = len({question.category for question in questions[:limit]})
-    print(f"[OK] {len(questions[:limit])} questions in {categories} categories, {len(curated)} curated rows")
-    for line in warn_of_template(config.prompt) if not recordings else ():
+    asked = f"{len(questions[:limit])} questions in {categories} categories, " if questions else ""
+    print(f"[OK] {asked}{len(curated)} curated rows")
+    for line in [*warn_of_system(config.prompt), *(warn_of_template(config.prompt) if not recordings else ())]:
         print(f"[WARN] {line}")
     return Inputs(questions[:limit], recordings[:limit], curated, digests)
 
@@ -175,12 +176,13 @@ def require_same_side(planned: Sequence[PlannedRow], curated: Rows) -> None:
                 raise PipelineError(f"curated row {row.id} names {wrong[0]}, which is on the other side: leave it out")
 
 
-def describe_plan(config: Config, plan: Plan, masker: Masker, rejections: Rejections) -> None:
+def describe_plan(config: Config, plan: Plan, rejections: Rejections) -> None:
     """Print what goes where, before it goes."""
     empty = sum(not row.chunks for row in plan.planned)
     golden_less = sum(row.answerable is False and bool(row.chunks) for row in plan.planned)
     sets = f"; {len(plan.sets)} sets of chunks to ask questions about" if plan.sets else ""
-    print(f"[OK] {len(plan.planned)} rows planned, {golden_less} of them without the document that answers{sets}")
+    heldout = sum(row.side == "heldout" for row in plan.planned)
+    print(f"[OK] {len(plan.planned)} rows planned, {heldout} held out, {golden_less} without the document that answers{sets}")
     if empty:
         print(f"[WARN] {empty} questions found no chunk at or above min_score {config.generate.min_score:g}")
     for check, number in rejections.counts().items():

@@ -35,7 +35,10 @@ def prepare_teacher(config: Config, key: str, plan: Plan, overwrite: bool) -> tu
     preflight = check_teacher(config, key)
     spending = load_spending(folder, preflight.prices)
     lines = [*preflight.lines, describe_journal(folder, teacher, plan.requests), *spending.describe()]
-    print("\n".join([*lines, *estimate(config, missing, preflight.prices).describe()]))
+    expected = estimate(config, missing, preflight.prices)
+    print("\n".join([*lines, *expected.describe()]))
+    if teacher.budget_usd and expected.cost_usd and spending.most_usd + expected.cost_usd > teacher.budget_usd:
+        print(f"[WARN] generate.teacher.budget_usd {teacher.budget_usd:g} will end this run before its last row")
     return preflight, missing
 
 
@@ -60,8 +63,9 @@ class Stage:
 
 def may_go_on(stage: Stage, plan: Plan, missing: Sequence[Request], yes: bool) -> bool:
     """Before a long paid run: the first rows as they will be learnt, and, to somebody who sits there, a question."""
-    teacher = stage.config.generate.teacher
-    if teacher.provider == "extractive" or is_loopback(teacher.base_url) or len(missing) <= LONG_RUN:
+    teacher, prices = stage.config.generate.teacher, stage.prices
+    free = is_loopback(teacher.base_url) if prices is None else not prices.cost(1, 1)
+    if teacher.provider == "extractive" or free or len(missing) <= LONG_RUN:
         return True
     first = {row_id for request in missing[:FIRST_BATCH] for row_id in request.row_ids}
     planned, sets = ([each for each in some if each.id in first] for some in (plan.planned, plan.sets))

@@ -64,5 +64,6 @@ def test_planned_rows_and_sets_can_be_shown_before_anything_is_sent(
     planned = plan_questions(config, questions, reader, split, WordEmbedder(), Rejections())
     show_rows(config, [*planned, *plan_sets(config, reader, split)], 10)
     shown = capsys.readouterr().out
-    assert shown.count("(the teacher will write it)") == len(planned) == 3 and "golden: none" in shown and "what the teacher gets" in shown
+    assert shown.count("(the teacher will write it)") == len(planned) == 3
+    assert "golden: none" in shown and "what the teacher gets" in shown
     assert "the sources hold the answer: no" in shown and r"(D:\docs\pump.md)" in shown
