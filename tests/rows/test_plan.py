@@ -100,7 +100,7 @@ def test_masked_is_what_stands_in_the_requests_and_not_all_that_was_looked_at(
     sent = "".join(message["content"] for request in found.requests for message in request.messages)
     assert {row_id for request in found.requests for row_id in request.row_ids} == found.row_ids
     assert found.masked == {"EMAIL": sent.count("[EMAIL]")} and 0 < found.masked["EMAIL"] < masker.counts["EMAIL"]
-    describe_plan(config, found, masker, Rejections())
+    describe_plan(config, found, Rejections())
     assert f"[OK] masked before anything is sent: {found.masked['EMAIL']} EMAIL" in capsys.readouterr().out
 
 
