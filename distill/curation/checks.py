@@ -44,6 +44,7 @@ FILLER = re.compile(
     r"\A\s*</?answer>|</?answer>\s*\Z",
     re.IGNORECASE,
 )
+SOURCE_TAG = re.compile(r"\[(?:source|chunk)s?\b[^\]\n]{0,20}\d[^\]\n]{0,20}\]", re.IGNORECASE)
 KNOWLEDGE_MARK = re.compile(r"\[[^\[\]\d]{0,30}\bknowledge\b[^\[\]\d]{0,30}\]", re.IGNORECASE)
 
 
@@ -201,13 +202,15 @@ def refuses_in_other_words(prompt: PromptSection, row: PlannedRow, text: str, ru
 
 
 def find_citation_fault(prompt: PromptSection, sources: int, text: str, invited: bool) -> str:
-    """A source that the student does not see; or none cited where the prompt asks for tags and nothing marks the answer."""
+    """A source that the student does not see; none cited where the prompt asks for tags; a tag where it asks for none."""
     cited = find_citations(prompt, text)
     wrong = sorted({number for number in cited if not 1 <= number <= sources})
     if wrong:
         return f"cites source {', '.join(map(str, wrong))} of {sources}"
     if wants_citations(prompt) and not cited and not (invited and is_marked(prompt, text)):
         return f"cites no source: {cut(one_line(text))}"
+    if not wants_citations(prompt) and (tag := SOURCE_TAG.search(text)):
+        return f"cites with {tag[0]}, where the prompt asks for no tags"
     return ""
 
 

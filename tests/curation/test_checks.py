@@ -222,6 +222,14 @@ def test_shapes_without_tags_need_none_and_are_supported_by_any_source() -> None
     assert name_fault(UNTAGGED, "The pump limit is 85 °C.") == "support"
 
 
+@pytest.mark.parametrize(("tag", "check"), [
+    ("[Source 1]", "citation"), ("[Source: chunk_1]", "citation"), ("[Sources 1, 2]", "citation"), ("[chunk 2]", "citation"),
+    ("[1.5 m]", ""), ("[source]", ""), ("(see the source)", ""),
+])
+def test_a_tag_that_the_prompt_does_not_ask_for_is_a_fault(tag: str, check: str) -> None:
+    assert (name_fault(UNTAGGED, f"The pump limit is 80 °C {tag}.") == "citation") is bool(check)
+
+
 @pytest.mark.parametrize("template", ["[Source: chunk_{number}]", "({number})"])
 def test_other_tags_are_read_as_configured(template: str) -> None:
     config = make_config({"citation": template})
