@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+import generate_training_data
 from demo.build_index import build_index
 from tests.servers import OllamaServer, TeacherServer, embed_words, question_of
 
@@ -113,3 +116,16 @@ def make_world(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump({"work_dir": "work", "generate": section}), encoding="utf-8")
     return World(folder)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, world: World, *options: str) -> None:
+    """The script's main in this process: as fast as the tests of its many endings want it."""
+    monkeypatch.setattr(sys, "argv", ["generate_training_data.py", "--config", str(world.config), *options])
+    generate_training_data.main()
+
+
+def edit(world: World, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change config.yaml through a function on its values."""
+    values = yaml.safe_load(world.config.read_text(encoding="utf-8"))
+    change(values)
+    world.config.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -23,6 +23,7 @@ from distill.encryption import SERVICE, USER, VARIABLE, Cipher, clear_plain, enc
 from distill.errors import PipelineError
 from distill.files import JsonlAppender, hold_lock, read_jsonl, write_jsonl_atomic
 from distill.records import load_examples
+from tests.keyrings import LockedKeyring, MemoryKeyring
 
 ROOT = Path(__file__).parent.parent
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -31,30 +32,6 @@ ROWS = [{"output": "The torque is 45 Nm."}, {"output": "\u00e9\u2028\n"}]
 
 def encode(key: bytes) -> str:
     return base64.b64encode(key).decode("ascii")
-
-
-class MemoryKeyring(keyring.backend.KeyringBackend):
-    """A keyring that forgets when the test ends."""
-
-    priority = 1  # type: ignore[assignment]
-    viable = False  # type: ignore[assignment]  # keyring would choose it in other tests, as it knows every subclass
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entries: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.entries.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.entries[service, username] = password
-
-
-class LockedKeyring(MemoryKeyring):
-    """A keyring whose owner does not unlock it."""
-
-    def get_password(self, service: str, username: str) -> str | None:
-        raise keyring.errors.KeyringLocked("locked")
 
 
 class DeafKeyring(MemoryKeyring):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sqlite3
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from distill.config import load_config
 from distill.errors import PipelineError
 from distill.manifest import require_manifest
 from tests.servers import OllamaServer, TeacherServer, question_of
-from tests.stage1 import DOCUMENTS, KEY_NAME, QUESTIONS, UNITS, World, answer_from_sources, make_world
+from tests.stage1 import DOCUMENTS, KEY_NAME, QUESTIONS, UNITS, World, answer_from_sources, call, edit, make_world
 
 ROW_KEYS = {
     "id", "instruction", "output", "category", "timestamp", "teacher_model", "num_chunks", "question", "context", "origin",
@@ -44,19 +43,6 @@ def teacher() -> Iterator[TeacherServer]:
     """A teacher that answers."""
     with TeacherServer(text=answer_from_sources, models=("teacher-1", "teacher-2")) as server:
         yield server
-
-
-def call(monkeypatch: pytest.MonkeyPatch, world: World, *options: str) -> None:
-    """The script's main in this process: as fast as the tests of its many endings want it."""
-    monkeypatch.setattr(sys, "argv", ["generate_training_data.py", "--config", str(world.config), *options])
-    generate_training_data.main()
-
-
-def edit(world: World, change: Any) -> None:
-    """Change config.yaml through a function on its values."""
-    values = yaml.safe_load(world.config.read_text(encoding="utf-8"))
-    change(values)
-    world.config.write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
 # -----------------------------------------------------------------------------

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-import generate_training_data
 from distill.errors import PipelineError
 from distill.files import read_jsonl
 from tests.servers import OllamaServer, TeacherServer, question_of
-from tests.stage1 import QUESTIONS, UNITS, World, answer_from_sources, make_world
+from tests.stage1 import QUESTIONS, UNITS, World, answer_from_sources, call, edit, make_world
 
 REFUSAL = "The provided documents do not answer this question."
 TOTAL = 2 * len(UNITS)
@@ -50,19 +49,6 @@ def plain_teacher() -> Iterator[TeacherServer]:
     """A teacher that always answers."""
     with TeacherServer(text=answer_from_sources) as server:
         yield server
-
-
-def call(monkeypatch: pytest.MonkeyPatch, world: World, *options: str) -> None:
-    """The script's main in this process."""
-    monkeypatch.setattr(sys, "argv", ["generate_training_data.py", "--config", str(world.config), *options])
-    generate_training_data.main()
-
-
-def edit(world: World, change: Any) -> None:
-    """Change config.yaml through a function on its values."""
-    values = yaml.safe_load(world.config.read_text(encoding="utf-8"))
-    change(values)
-    world.config.write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
 # -----------------------------------------------------------------------------

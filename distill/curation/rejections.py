@@ -7,8 +7,6 @@ from pathlib import Path
 
 from distill.files import write_jsonl_atomic
 
-FILE_NAME = "rejected.jsonl"
-
 
 class Rejections:
     """Everything that one run left out."""

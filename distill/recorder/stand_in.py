@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from distill.curation.lengths import CHARACTERS_PER_TOKEN
+
 KNOWN_MODELS = ("phi4-mini:latest", "mistral:7b", "phi4:14b", "gemma3:4b", "mistral-nemo:12b", "nomic-embed-text:latest")
 VERSION = "0.30.0"
 FIXED_ANSWER = "This prompt was recorded; no model was asked."
 NO_EMBEDDER = "the recorder holds no embedding model: let it pass requests on to an Ollama that has one"
-CHARACTERS_PER_TOKEN = 4
 NANOSECONDS = 1_000_000  # every duration: a millisecond
 DETAILS = {
     "parent_model": "", "format": "gguf", "family": "phi3", "families": ["phi3"], "parameter_size": "3.8B",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import PromptSection
+from distill.curation.lengths import CHARACTERS_PER_TOKEN
 from distill.errors import PipelineError
 from distill.files import read_jsonl, sha256_text
 from distill.prompts import find_markup, normalise, wants_citations
@@ -20,7 +21,6 @@ from distill.rows.forms import Form, read_form
 from distill.rows.shapes import find_shape, require_one_shape
 
 HASH_DIGITS = 16
-CHARACTERS_PER_TOKEN = 4
 OLLAMA_NUM_CTX = 4096
 UNKNOWN_SCORE = 0.0  # HybridRAG3 writes its fused figure into the prompt, which is no cosine
 

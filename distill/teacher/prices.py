@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.config import Config, TeacherSection
+from distill.curation.lengths import CHARACTERS_PER_TOKEN
 from distill.errors import PipelineError
 from distill.network import is_loopback
 from distill.teacher.requests import Request
 
 MILLION = 1_000_000
 TOKENS_PER_MESSAGE = 32  # chat templates put a few marks around each message
-CHARACTERS_PER_TOKEN = 4  # English prose, rough; only estimates and the pace use it
 EXPECTED_ANSWER_TOKENS = 350
 EXPECTED_JUDGE_TOKENS = 60
 TOKENS_PER_SECOND = 50  # what hosted models write

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.curation.rejections import FILE_NAME, Rejections
+from distill.curation.rejections import Rejections
 from distill.files import read_jsonl
 
 
@@ -25,7 +25,7 @@ def test_each_check_is_counted() -> None:
 
 
 def test_every_row_stands_in_the_file_whatever_the_order_of_the_answers(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
+    path = tmp_path / "rejected.jsonl"
     make_rejections().write(path)
     rows = [row for _, row in read_jsonl(path)]
     assert [(row["check"], row["question"]) for row in rows] == [
@@ -42,7 +42,7 @@ def test_every_row_stands_in_the_file_whatever_the_order_of_the_answers(tmp_path
 
 def test_the_file_is_the_users_alone_and_encrypted_if_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
-    path = tmp_path / FILE_NAME
+    path = tmp_path / "rejected.jsonl"
     make_rejections().write(path)
     assert sys.platform == "win32" or path.stat().st_mode & 0o077 == 0
     assert "5 C" in path.read_text(encoding="utf-8")
@@ -51,5 +51,5 @@ def test_the_file_is_the_users_alone_and_encrypted_if_wanted(tmp_path: Path, mon
 
 
 def test_a_run_that_rejects_nothing_leaves_an_empty_file(tmp_path: Path) -> None:
-    Rejections().write(tmp_path / FILE_NAME)
-    assert (tmp_path / FILE_NAME).read_bytes() == b""
+    Rejections().write(tmp_path / "rejected.jsonl")
+    assert (tmp_path / "rejected.jsonl").read_bytes() == b""

@@ -12,42 +12,11 @@ import pytest
 from distill.config import TeacherSection
 from distill.errors import PipelineError
 from distill.teacher.keys import describe_key, find_key, store_key
+from tests.keyrings import LockedKeyring, MemoryKeyring
 
 KEY = "sk-or-v1-0123456789abcdef"
 TEACHER = TeacherSection(api_key_env="TEST_TEACHER_KEY")
 LOCAL = TeacherSection(api_key_env="TEST_TEACHER_KEY", base_url="http://127.0.0.1:8080/v1")
-
-
-class MemoryKeyring(keyring.backend.KeyringBackend):
-    """A keyring that forgets."""
-
-    viable = False  # type: ignore[assignment]  # keyring registers every subclass: other tests must not be given this one
-
-    priority = 1  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entries: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """The entry, if any."""
-        return self.entries.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep an entry."""
-        self.entries[service, username] = password
-
-
-class LockedKeyring(MemoryKeyring):
-    """A keyring whose owner does not unlock it."""
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Refuse."""
-        raise keyring.errors.KeyringLocked("locked")
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Refuse."""
-        raise keyring.errors.KeyringLocked("locked")
 
 
 @pytest.fixture(autouse=True)
