@@ -24,6 +24,7 @@ from distill.rows.split import (
     index_texts,
     make_masks,
     place_all,
+    require_disjoint,
     split_groups,
     split_sources,
 )
@@ -269,3 +270,21 @@ def test_rows_without_sources_are_split_by_their_keys() -> None:
     sides = split_groups([()] * 50, range(50), 0.2, keys)
     assert sides.count("heldout") == 10
     assert split_groups([()] * 50, range(50), 0.2, keys[::-1]) == sides[::-1]
+
+
+# -----------------------------------------------------------------------------
+# The proof on the rows themselves
+
+
+def show(row_id: str, *sources: str) -> TrainingExample:
+    spans = tuple(ContextSpan(chunk_id=source, source=source, score=1, start=0, end=1) for source in sources)
+    return TrainingExample(id=row_id, instruction="x", output="y", context=spans)
+
+
+def test_rows_that_share_no_document_pass() -> None:
+    require_disjoint({"train": [show("t", "a.md", "b.md"), show("u")], "heldout": [show("h", "c.md"), show("i")]})
+
+
+def test_a_document_behind_both_sides_names_both_rows() -> None:
+    with pytest.raises(PipelineError, match=r"b\.md stands behind training row t and held-out row h: leave one"):
+        require_disjoint({"train": [show("t", "a.md", "b.md")], "heldout": [show("h", "c.md", "b.md")]})
