@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, required=True, metavar="FILE")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--backend", choices=["unsloth", "trl"], default="unsloth")
+    parser.add_argument("--backend", choices=["unsloth", "peft"], default="unsloth")
     return parser.parse_args()
 
 
@@ -66,21 +66,23 @@ def measure_training(work: Path) -> list[tuple[str, str]]:
     """Rows of the table about stage 2."""
     manifest = read_json(work / "adapters" / "manifest.json")
     log = [json.loads(line) for line in (work / "adapters" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
-    counts, details, settings = manifest["counts"], manifest["details"], manifest["config"]["finetune"]
-    times = [after["seconds"] - before["seconds"] for before, after in itertools.pairwise(log)][-STEADY_STEPS:]
-    per_step = counts["tokens"] / counts["rows"] * settings["effective_batch_size"]
+    counts, details = manifest["counts"], manifest["details"]
+    steps = [row for row in log if "loss" in row]
+    times = [after["seconds"] - before["seconds"] for before, after in itertools.pairwise(steps)][-STEADY_STEPS:]
+    rates = [row["tokens_per_second"] for row in steps][-STEADY_STEPS:]
+    gpus = [gpu["name"] for gpu in details["machine"]["gpus"]]
     return [
-        ("device", details["device"]),
+        ("device", ", ".join(gpus) or "CPU"),
         ("backend", f"{details['backend']} {manifest['versions'].get(details['backend'], '')}"),
-        ("batch", f"{settings['batch_size']} x {settings['effective_batch_size'] // settings['batch_size']}"),
+        ("plan", details["plan"]["words"]),
         ("adapted modules", f"{counts['adapted_modules']:,}"),
         ("trainable parameters", f"{counts['trainable_parameters']:,}"),
-        ("steps", str(len(log))),
-        ("loss, mean of first 5 steps", f"{statistics.mean(row['loss'] for row in log[:5]):.4f}"),
-        ("loss, mean of last 5 steps", f"{statistics.mean(row['loss'] for row in log[-5:]):.4f}"),
+        ("steps", str(len(steps))),
+        ("loss, mean of first 5 steps", f"{details['losses']['first_loss']:.4f}"),
+        ("loss, mean of last 5 steps", f"{details['losses']['last_loss']:.4f}"),
         ("seconds a step (median of the last 10)", f"{statistics.median(times):.3f}"),
-        ("real tokens/s (mean row length)", f"{per_step / statistics.median(times):,.0f}"),
-        ("peak GPU memory", f"{(details['peak_bytes'] or 0) / 1e9:.1f} GB"),
+        ("real tokens/s (median of the last 10)", f"{statistics.median(rates):,.0f}"),
+        ("peak GPU memory", f"{details['memory'].get('allocated_bytes', 0) / 1e9:.1f} GB"),
     ]
 
 
