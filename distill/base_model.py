@@ -6,6 +6,7 @@ Never downloads. Training, export and evaluation all find the base through here,
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,33 +32,46 @@ def find_base_model(name_or_path: str, revision: str | None = None) -> Path:
     folder = Path(name_or_path)
     if not folder.is_dir():
         folder = find_snapshot(name_or_path, revision)
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing:
-        raise PipelineError(f"{folder} lacks {', '.join(missing)}: {describe_download(name_or_path, revision)}")
+    if missing := list_missing(folder):
+        raise PipelineError(f"{folder} lacks {', '.join(missing)}: {describe_download(name_or_path)}")
     if not any(folder.glob("*.safetensors")):
-        raise PipelineError(f"{folder} holds no *.safetensors: {describe_download(name_or_path, revision)}")
+        raise PipelineError(f"{folder} holds no *.safetensors: {describe_download(name_or_path)}")
     if read_json(folder / "config.json").get("quantization_config"):
         raise PipelineError(f"{folder} is quantised already: use the 16-bit model, e.g. unsloth/Phi-4-mini-instruct")
     return folder
 
 
+def list_missing(folder: Path) -> list[str]:
+    """The files that a base model cannot do without and that are not there: a copy may have been cut short."""
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else []
+    return [name for name in (*NEEDED, *shards) if not (folder / name).is_file()]
+
+
 def find_snapshot(name: str, revision: str | None) -> Path:
     """A snapshot in the local cache. Raises PipelineError when it is not there or the name is no hub id."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        return Path(error.snapshot_path)  # what it misses may be nothing that we want: GGUF files, pickles, pictures
     except (LocalEntryNotFoundError, HFValidationError, FileNotFoundError):
-        raise PipelineError(f"base model {name} is not on this machine: {describe_download(name, revision)}") from None
+        at = f" at revision {revision}" if revision else ""
+        raise PipelineError(f"base model {name}{at} is not on this machine: {describe_download(name)}") from None
 
 
-def describe_download(name: str, revision: str | None) -> str:
+def describe_download(name: str) -> str:
     """The command that fetches a model, as the user would type it; a folder can only be completed by hand."""
     if Path(name).is_absolute() or Path(name).is_dir():
         return "set finetune.base_model to a complete folder of 16-bit safetensors, or to a hub id"
-    at = f" --revision {revision}" if revision else ""
-    return f"run  hf download {name}{at}  on a machine with internet, or set finetune.base_model to a folder"
+    return "run  python finetune.py --download  where there is internet, or set finetune.base_model to a folder"
+
+
+def find_commit(folder: Path) -> str | None:
+    """The commit that a folder of the Hugging Face cache is a snapshot of; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
 def hash_base_model(folder: Path) -> list[dict[str, Any]]:

@@ -71,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a GET."""
         self.dispatch(None)
 
+    def do_HEAD(self) -> None:
+        """Answer a HEAD: the server's `answer` sends no body."""
+        self.dispatch(None)
+
     def do_POST(self) -> None:
         """Answer a POST with a JSON body; half a body comes from a client that was killed while it sent."""
         length = int(self.headers.get("Content-Length", 0))

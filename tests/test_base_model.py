@@ -41,14 +41,14 @@ def test_a_hub_id_is_found_in_the_cache(cache: Path) -> None:
     assert find_base_model("owner/tiny", COMMIT) == cache
 
 
-@pytest.mark.parametrize(("name", "revision", "command"), [
-    ("owner/other", None, "run  hf download owner/other  on a machine"),
-    ("owner/tiny", "v2", "run  hf download owner/tiny --revision v2  on a machine"),
+@pytest.mark.parametrize(("name", "revision", "expected"), [
+    ("owner/other", None, "base model owner/other is not on this machine: run  python finetune.py --download"),
+    ("owner/tiny", "v2", "base model owner/tiny at revision v2 is not on this machine: run  python finetune.py --download"),
 ])
-def test_an_absent_model_names_the_command(cache: Path, name: str, revision: str | None, command: str) -> None:
+def test_an_absent_model_names_the_command(cache: Path, name: str, revision: str | None, expected: str) -> None:
     with pytest.raises(PipelineError) as error:
         find_base_model(name, revision)
-    assert command in str(error.value)
+    assert expected in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -61,12 +61,19 @@ def test_an_absent_folder_is_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_an_incomplete_folder_names_the_file(base: Path, name: str) -> None:
     (base / name).unlink()
-    with pytest.raises(PipelineError, match=f"lacks {name}"):
+    with pytest.raises(PipelineError, match=f"lacks {name}: "):
+        find_base_model(str(base))
+
+
+def test_a_shard_that_was_not_copied_is_named(base: Path) -> None:
+    shard = sorted(base.glob("*.safetensors"))[-1]
+    shard.unlink()
+    with pytest.raises(PipelineError, match=f"lacks {shard.name}: set finetune.base_model"):
         find_base_model(str(base))
 
 
 def test_weights_must_be_safetensors(base: Path) -> None:
-    for shard in base.glob("*.safetensors"):
+    for shard in base.glob("*.safetensors*"):
         shard.unlink()
     (base / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(PipelineError, match=r"holds no \*\.safetensors"):
