@@ -241,9 +241,15 @@ class FinetuneSection(Section):
 
     base_model: ModelName = "unsloth/Phi-4-mini-instruct"
     base_revision: str | None = None
-    backend: Literal["auto", "unsloth", "trl"] = "auto"
-    load_in_4bit: bool = True
+    continue_from: ConfigPath | None = None
+    more_training_data: tuple[ConfigPath, ...] = ()
+    backend: Literal["auto", "unsloth", "peft"] = "auto"
+    vram_gb: float | None = Field(default=None, gt=0)
+    load_in_4bit: bool | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    tokens_per_batch: Positive | Literal["auto"] = "auto"
     max_length: Positive = 4096
+    over_length: Literal["error", "drop", "trim_context"] = "error"
     include_reasoning: bool = False
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     lora_r: Positive = 16
@@ -256,21 +262,20 @@ class FinetuneSection(Section):
     epochs: float = Field(default=3, gt=0)
     max_steps: Positive | None = None
     effective_batch_size: Positive = 8
-    batch_size: Positive = 2
-    gradient_checkpointing: bool = True
+    curriculum: bool = False
+    validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    early_stopping_patience: Positive | None = 3
+    sample_questions: int = Field(default=5, ge=0)
     save_steps: Positive = 25
     logging_steps: Positive = 1
+    tensorboard: bool = False
     seed: int = 42
 
     @model_validator(mode="after")
     def check_steps(self) -> FinetuneSection:
-        """The effective batch is made of whole batches; a checkpoint falls on a logged step, so that a resumed log is exact."""
+        """A checkpoint falls on a logged step, so that a resumed log is exact."""
         if self.save_steps % self.logging_steps:
             raise ValueError(f"save_steps {self.save_steps} is not a multiple of logging_steps {self.logging_steps}")
-        if self.effective_batch_size % self.batch_size:
-            raise ValueError(
-                f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
-            )
         return self
 
 
@@ -444,6 +449,9 @@ def walk_keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
         yield from walk_keys(value_node, key + ".")
 
 
+GONE = {"batch_size": "tokens_per_batch"}  # what took the place of a key of an earlier version
+
+
 def list_unknown_keys(data: Any, model: type[BaseModel], prefix: str) -> list[tuple[str, str]]:
     """A problem for each key that no section knows, naming the nearest one that exists."""
     if not isinstance(data, dict):
@@ -452,7 +460,7 @@ def list_unknown_keys(data: Any, model: type[BaseModel], prefix: str) -> list[tu
     for key, value in data.items():
         field = model.model_fields.get(key)
         if field is None:
-            near = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0)
+            near = [GONE[key]] if key in GONE else difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0)
             problems.append((f"{prefix}{key}", f"unknown key: did you mean {near[0]}?"))
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             problems += list_unknown_keys(value, field.annotation, f"{prefix}{key}.")
@@ -461,6 +469,7 @@ def list_unknown_keys(data: Any, model: type[BaseModel], prefix: str) -> list[tu
 
 def describe_problem(problem: Any) -> tuple[str, str]:
     """A pydantic error as (dotted key, sentence with the value that was given)."""
-    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal", "tuple", "function-")))
+    forms = ("literal", "tuple", "function-", "constrained-", "bool")  # of a value that may be one of several
+    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(forms))
     message = problem["msg"].removeprefix("Value error, ")
     return key, f"{message} (given: {str(problem['input'])[:60]!r})"

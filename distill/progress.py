@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ class Progress:
     def __init__(self, total: int, description: str, unit: str, done: int = 0) -> None:
         self._total, self._description, self._unit, self._done, self._started_at = total, description, unit, done, done
         self._start = self._last_line = time.monotonic()
-        # ascii=True: Windows consoles in code page 437 or 1252 cannot show tqdm's block characters.
-        self._bar = tqdm(total=total, initial=done, desc=description, unit=unit, ascii=True) if sys.stderr.isatty() else None
+        # One bar for all processes of a run on several GPUs. ascii=True: Windows consoles in code page 437 or 1252 cannot show
+        # tqdm's block characters.
+        shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+        self._bar = tqdm(total=total, initial=done, desc=description, unit=unit, ascii=True) if shown else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished units; `note` is shown beside the rate."""

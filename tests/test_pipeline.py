@@ -22,6 +22,7 @@ from tests.stage1 import KEY_NAME, make_world
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("generate_training_data.py", "finetune.py", "export_gguf.py", "evaluate.py")
+FEW_ROWS = {"finetune.py": ("--limit", "100")}  # fewer than 100 are learnt as a smoke run only
 FOLDERS = ("training_data", "adapters", "gguf", "evaluation")
 
 
@@ -58,7 +59,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_phi3: Path, servers: tu
 
     def add_stages(values: dict[str, Any]) -> None:
         values["finetune"] = {
-            "base_model": tiny_phi3.as_posix(), "backend": "trl", "lora_r": 4, "max_steps": 3, "warmup_steps": 0,
+            "base_model": tiny_phi3.as_posix(), "backend": "peft", "lora_r": 4, "max_steps": 3, "warmup_steps": 0,
             "learning_rate": 1e-2,
         }
         values["export"] = {"name": "tiny-expert", "quantization": ["q4_k_m"], "num_ctx": 1024}
@@ -66,7 +67,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_phi3: Path, servers: tu
 
     edit(config, add_stages)
     for script in SCRIPTS:
-        code, printed = call(script, config)
+        code, printed = call(script, config, *FEW_ROWS.get(script, ()))
         (folder / f"{script}.txt").write_text(printed, encoding="utf-8")
         assert code == 0, printed
     return config
@@ -87,7 +88,7 @@ def test_each_stage_leaves_what_the_next_one_reads(chain: Path) -> None:
     work = chain.parent / "work"
     names = {folder: {path.name for path in (work / folder).iterdir()} for folder in FOLDERS}
     assert {"train.jsonl", "heldout.jsonl", "failures.jsonl", "manifest.json"} <= names["training_data"]
-    assert {"adapter_model.safetensors", "tokenizer.json", "loss.png", "manifest.json"} <= names["adapters"]
+    assert {"adapter_model.safetensors", "tokenizer.json", "loss.png", "README.md", "manifest.json"} <= names["adapters"]
     assert {
         "tiny-expert-q4_k_m.gguf", "tiny-expert-base-q4_k_m.gguf", "Modelfile", "Modelfile.base", "SHA256SUMS",
         "verification.json", "manifest.json",
@@ -115,6 +116,14 @@ def test_every_stage_ends_with_the_next_command(chain: Path) -> None:
     for script, following in itertools.pairwise(SCRIPTS):
         printed = (chain.parent / f"{script}.txt").read_text(encoding="utf-8")
         assert printed.rstrip().endswith(f'Next:  python {following} --config "{chain}"'), printed
+
+
+def test_a_smoke_run_is_told_by_every_later_stage(chain: Path) -> None:
+    for script in SCRIPTS[1:]:
+        assert "smoke run" in (chain.parent / f"{script}.txt").read_text(encoding="utf-8"), script
+    for folder in FOLDERS[1:3]:
+        manifest = json.loads((chain.parent / "work" / folder / "manifest.json").read_text(encoding="utf-8"))
+        assert manifest["details"]["smoke_run"] is True
 
 
 def test_both_sides_of_the_evaluation_were_asked(chain: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from distill.config import load_config
+from distill.config import Config, FinetuneSection, load_config
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("generate_training_data.py", "finetune.py", "export_gguf.py", "evaluate.py")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SOURCES = sorted(path for path in [*ROOT.glob("*.py"), *ROOT.glob("distill/**/*.py"), *ROOT.glob("demo/*.py")])
 UNIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "pty"}
 
@@ -70,19 +71,67 @@ def test_readme_names_every_part() -> None:
             assert path.name in README, path.name
 
 
-def test_readme_types_only_commands_that_exist() -> None:
-    commands = re.findall(r"^ +python (\S+\.py)((?: --?[a-z-]+)*)", README, flags=re.MULTILINE)
-    assert {name for name, _ in commands} >= {*SCRIPTS, "demo/set_up.py"}
-    for name, options in commands:
+def list_commands(text: str) -> list[tuple[str, str]]:
+    """The scripts that a text types in its blocks, each with its options."""
+    return re.findall(r"^ +python (\S+\.py)((?: --?[a-z-]+)*)", text, flags=re.MULTILINE)
+
+
+def test_readme_types_every_script() -> None:
+    assert {name for name, _ in list_commands(README)} >= {*SCRIPTS, "demo/set_up.py"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_source)
+def test_commands_that_are_typed_exist(path: Path) -> None:
+    for name, options in list_commands(path.read_text(encoding="utf-8")):
         source = (ROOT / name).read_text(encoding="utf-8")
         for option in options.split():
             assert f'"{option}"' in source, f"{name} {option}"
 
 
-def test_documents_that_are_named_exist() -> None:
-    for path in [ROOT / "README.md", ROOT / "config.yaml", *ROOT.glob("docs/*.md")]:
-        for name in re.findall(r"docs/[A-Za-z_]+\.(?:md|png)", path.read_text(encoding="utf-8")):
-            assert (ROOT / name).is_file(), f"{path.name} names {name}"
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "config.yaml"], ids=name_source)
+def test_files_that_are_named_exist(path: Path) -> None:
+    for name in re.findall(r"\b(?:docs|tests|benchmarks)/[A-Za-z0-9_/]+\.(?:md|png|py)\b", path.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_source)
+def test_settings_that_are_named_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for key in re.findall(r"(?<![\w./])((?:prompt|generate|finetune|export|evaluate)\.(?!py\b)[a-z_0-9.]*[a-z_0-9])", text):
+        Config().value_of(key)  # a KeyError names what no longer exists
+
+
+def test_every_setting_of_training_is_explained() -> None:
+    section = (ROOT / "docs" / "TRAINING.md").read_text(encoding="utf-8").split("## Settings")[1].split("##")[0]
+    named = {key.strip() for line in section.splitlines() if line.startswith("|") for key in line.split("|")[1].split(",")}
+    assert set(FinetuneSection.model_fields) <= named
+
+
+# -----------------------------------------------------------------------------
+# docs/TROUBLESHOOTING.md
+
+
+def list_texts(tree: ast.AST) -> list[str]:
+    """The texts of a source file, with a blank for each value that is filled in."""
+    parts = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts += [[node] for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return ["".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in each) for each in parts]
+
+
+def list_messages(table: str) -> list[str]:
+    """What the first column quotes, cut where it leaves something out (... or N)."""
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    quoted = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    return [part.strip() for text in quoted for part in re.split(r"\.{3}|\bN\b", text) if len(part.split()) > 2]
+
+
+def test_messages_of_training_are_those_that_are_printed() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    said = "\n".join(" ".join(text.split()) for tree in trees for text in list_texts(tree))
+    text = (ROOT / "docs" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    messages = list_messages(text.split("## Fine-tuning")[1].split("\n## ")[0])
+    assert len(messages) > 40
+    assert [message for message in messages if message not in said] == []
 
 
 # -----------------------------------------------------------------------------

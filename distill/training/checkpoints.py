@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill.config import Config
 from distill.errors import PipelineError
-from distill.files import read_json, write_json_atomic
+from distill.files import read_json, sha256_file, write_json_atomic
 
+if TYPE_CHECKING:
+    from distill.training.plan import Plan
+
+# Settings that may change before an unfinished run goes on.
+FREE = frozenset({
+    "save_steps", "logging_steps", "vram_gb", "load_in_4bit", "gradient_checkpointing", "tokens_per_batch", "tensorboard",
+    "sample_questions", "early_stopping_patience",
+})
 # transformers writes trainer_state.json last; the others are what a resumed run cannot do without.
-NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+RANDOM_STATES = "rng_state*.pth"  # one a process: a run may go on with another number of GPUs
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
@@ -22,13 +32,30 @@ def find_last_checkpoint(folder: Path) -> Path | None:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file is there and the state, which is written last, is whole."""
-    if not all((checkpoint / name).is_file() for name in NEEDED):
+    if not all((checkpoint / name).is_file() for name in NEEDED) or not any(checkpoint.glob(RANDOM_STATES)):
         return False
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except ValueError:
         return False
     return True
+
+
+def describe_run(
+    config: Config, sets: list[dict[str, Any]], rows: int, backend: str, plan: Plan
+) -> dict[str, Any]:
+    """What must be the same for an unfinished run to go on: not how often it is saved, nor how it fits into memory."""
+    settings = {key: value for key, value in config.describe("finetune").items() if key not in FREE}
+    return {
+        **settings, "backend": backend, "base in 4 bits": plan.in_4bit, "rows": rows, "training data": sets,
+        "system_prompt": config.prompt.system, "adapter to go on from": hash_continued(config),
+    }
+
+
+def hash_continued(config: Config) -> str | None:
+    """The sha256 of the weights that finetune.continue_from names: its folder may be called as any other."""
+    path = config.finetune.continue_from and config.finetune.continue_from / "adapter_model.safetensors"
+    return sha256_file(path) if path and path.is_file() else None
 
 
 def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
@@ -39,7 +66,7 @@ def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         if changed:
             raise PipelineError(
-                f"{folder.name}/ holds an unfinished run with another {', '.join(changed)}: "
+                f"{folder.name}/ holds an unfinished run that differs in {', '.join(changed)}: "
                 "put the old value back to go on with it, or start afresh with --overwrite"
             )
     write_json_atomic(path, identity)

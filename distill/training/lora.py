@@ -6,7 +6,7 @@ nothing: the run trains a third of what it should. Here a name that matches noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from distill.errors import PipelineError
@@ -49,7 +49,7 @@ def require_adapted(model: Any, expected: Iterable[str]) -> list[str]:
     if missing:
         raise PipelineError(
             f"only {len(adapted)} of {len(adapted) + len(missing)} modules were adapted, missing {missing[0]} and "
-            f"{len(missing) - 1} more: set finetune.backend to trl, or update peft and unsloth"
+            f"{len(missing) - 1} more: set finetune.backend to peft, or update peft and unsloth"
         )
     return adapted
 
@@ -67,13 +67,18 @@ def iterate_adapters(model: Any) -> Iterable[tuple[str, Any]]:
             yield name.removeprefix("base_model.model."), module.lora_B["default"].weight
 
 
-def require_moved(model: Any) -> None:
-    """Raises PipelineError when a B matrix is still zero, as it is before training: its module does not learn."""
-    still = [name for name, weight in iterate_adapters(model) if not weight.detach().any()]
+def copy_adapters(model: Any) -> dict[str, Any]:
+    """The B matrices as they stand, in main memory."""
+    return {name: weight.detach().cpu().clone() for name, weight in iterate_adapters(model)}
+
+
+def require_moved(model: Any, before: Mapping[str, Any]) -> None:
+    """Raises PipelineError when a B matrix is as copy_adapters found it `before`: its module does not learn."""
+    still = [name for name, weight in iterate_adapters(model) if weight.detach().cpu().equal(before[name])]
     if still:
         raise PipelineError(
             f"{len(still)} adapters did not move in the first step, the first is {still[0]}: "
-            "no gradient reaches them; set finetune.backend to trl and tell us"
+            "no gradient reaches them; set finetune.backend to peft and tell us"
         )
 
 
