@@ -59,12 +59,12 @@ def fetch_base(config: Config) -> None:
 
 def train_adapters(trainer: Any, config: Config, lesson: Lesson) -> tuple[int | None, StopOnInterrupt]:
     """Train to the end, from the last checkpoint if there is one. Returns the step it went on from, and if it was stopped."""
-    from distill.training.checkpoints import find_last_checkpoint
+    from distill.training.checkpoints import CHECKPOINTS, find_last_checkpoint
     from distill.training.interrupt import StopOnInterrupt
     from distill.training.watch import LearningCheck, StepTimeCheck, TensorBoardEvents, TrainingLog
 
     folder, total = config.adapters_dir, len(lesson.steps)
-    checkpoint = find_last_checkpoint(folder / "checkpoints")
+    checkpoint = find_last_checkpoint(folder / CHECKPOINTS)
     resumed = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     if checkpoint:
         print(f"[OK] Going on from step {resumed} of {total}")
@@ -84,7 +84,7 @@ def train_adapters(trainer: Any, config: Config, lesson: Lesson) -> tuple[int | 
 
 def describe_end(state: Any) -> None:
     """Which checkpoint is kept, and whether the run ended early."""
-    if state.best_global_step is not None:
+    if state.best_model_checkpoint is not None:
         print(f"[OK] Kept the checkpoint of step {state.best_global_step}, validation loss {state.best_metric:.4f}")
     if state.global_step < state.max_steps:
         print(f"[OK] Stopped early at step {state.global_step} of {state.max_steps}: validation loss no longer fell")
@@ -126,6 +126,7 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Inputs: fail here, before the GPU is touched
+    from distill.training.checkpoints import CHECKPOINTS, clear_folder, clear_leftovers, describe_run, require_same_run
     from distill.training.rounds import describe_round
     from distill.training.sanity import require_sound_rows
     from distill.training.sets import load_sets
@@ -133,6 +134,7 @@ def main() -> None:
     manifest = require_manifest(config.training_dir, "generate_training_data.py", config)
     fixed = inherit(manifest, config.training_dir, config)
     if (folder / FILE_NAME).exists() and not args.overwrite:
+        clear_leftovers(folder)  # of a run that was killed after its last step but one
         raise PipelineError(f"{folder} holds a finished run: export it, or train again with --overwrite")
     rows, heldout, sets = load_sets(config, args.limit)
     require_sound_rows(rows, smoke=args.limit is not None)
@@ -152,7 +154,7 @@ def main() -> None:
     backend = choose_backend(settings, torch.cuda.is_available())
     if backend == "unsloth":
         import unsloth  # noqa: F401 - patches transformers and peft, so it must come before them
-    from distill.training.lesson import CACHE, prepare_lesson
+    from distill.training.lesson import prepare_lesson
     from distill.training.plan import compare_peak, plan_run
     from distill.training.readiness import check_readiness, print_findings
 
@@ -167,7 +169,6 @@ def main() -> None:
 
     # ---------------------------------------------------------------------------
     # Model and adapters
-    from distill.training.checkpoints import clear_folder, describe_run, require_same_run
     from distill.training.lora import count_parameters, list_left_out
     from distill.training.proofs import require_rows_apart
     from distill.training.provenance import describe_machine, summarise_log
@@ -179,7 +180,7 @@ def main() -> None:
             clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         make_private(folder)  # an adapter repeats what it was trained on, and so do its checkpoints
-        require_same_run(folder, describe_run(config, sets, len(lesson.rows), backend, plan))
+        require_same_run(folder, describe_run(config, sets, base, len(lesson.rows), backend, plan))
     wait_for_others()
     model, adapted = load_student(backend, base, settings, in_4bit=plan.in_4bit, recompute=plan.recompute)
     trainable, total = count_parameters(model)
@@ -192,7 +193,7 @@ def main() -> None:
     samples = choose_samples([row.example for row in heldout], settings.sample_questions) if lock else []
     before = answer_samples(model, lesson.tokenizer, config.prompt.system, samples)
     parts = lesson.rows, lesson.steps, lesson.validation
-    trainer = build_trainer(model, *parts, settings, folder / "checkpoints", plan.tokens_per_batch)
+    trainer = build_trainer(model, *parts, settings, folder / CHECKPOINTS, plan.tokens_per_batch)
     if torch.cuda.is_available():
         trainer.prove_plan()
     require_rows_apart(model, lesson.rows, trainer.args.device)
@@ -236,8 +237,7 @@ def main() -> None:
         started=started,
         details=facts,
     )
-    for name in (CACHE, "checkpoints"):  # after the manifest: killed before it, the run goes on from them
-        clear_folder(folder / name)
+    clear_leftovers(folder)  # after the manifest: killed before it, the run goes on from them
     losses = facts["losses"]
     print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {time.time() - started:.0f} s")
     print(f"[OK] {folder}\nNext:  {type_command('export_gguf.py', args.config)}")

@@ -23,6 +23,7 @@ FILE_NAME = "manifest.json"
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "unsloth", "unsloth_zoo", "bitsandbytes", "datasets", "tokenizers",
     "safetensors", "gguf", "xllamacpp", "sentence-transformers", "openai", "numpy", "pydantic",
+    "triton", "triton-windows",
 )
 
 

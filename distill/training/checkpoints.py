@@ -14,6 +14,7 @@ from distill.files import read_json, sha256_file, write_json_atomic
 if TYPE_CHECKING:
     from distill.training.plan import Plan
 
+CHECKPOINTS, CACHE = "checkpoints", "cache"  # below adapters/, while a run is unfinished
 # Settings that may change before an unfinished run goes on.
 FREE = frozenset({
     "save_steps", "logging_steps", "vram_gb", "load_in_4bit", "gradient_checkpointing", "tokens_per_batch", "tensorboard",
@@ -42,12 +43,13 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def describe_run(
-    config: Config, sets: list[dict[str, Any]], rows: int, backend: str, plan: Plan
+    config: Config, sets: list[dict[str, Any]], base: Path, rows: int, backend: str, plan: Plan
 ) -> dict[str, Any]:
     """What must be the same for an unfinished run to go on: not how often it is saved, nor how it fits into memory."""
     settings = {key: value for key, value in config.describe("finetune").items() if key not in FREE}
     return {
         **settings, "backend": backend, "base in 4 bits": plan.in_4bit, "rows": rows, "training data": sets,
+        "base model files": {path.name: path.stat().st_size for path in sorted(base.glob("*.safetensors"))},
         "system_prompt": config.prompt.system, "adapter to go on from": hash_continued(config),
     }
 
@@ -61,7 +63,7 @@ def hash_continued(config: Config) -> str | None:
 def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
     """Record what this run trains on and how; raises PipelineError when there is something to go on from of another run."""
     path = folder / "run.json"
-    if path.exists() and find_last_checkpoint(folder / "checkpoints"):
+    if path.exists() and find_last_checkpoint(folder / CHECKPOINTS):
         before = read_json(path)
         changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
         if changed:
@@ -70,6 +72,12 @@ def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
                 "put the old value back to go on with it, or start afresh with --overwrite"
             )
     write_json_atomic(path, identity)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what only an unfinished run needs: its checkpoints, and its rows as tokens."""
+    for name in (CHECKPOINTS, CACHE):
+        clear_folder(folder / name)
 
 
 def clear_folder(folder: Path) -> None:

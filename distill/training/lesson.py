@@ -11,12 +11,11 @@ from distill.config import Config
 from distill.errors import PipelineError
 from distill.records import TrainingExample
 from distill.training.batches import plan_steps
+from distill.training.checkpoints import CACHE
 from distill.training.encode import EncodedExample, encode_examples
 from distill.training.lengths import describe_lengths, fit_lengths
 from distill.training.tokens import list_key_parts, load_or_encode
 from distill.training.validation import hold_validation
-
-CACHE = "cache"  # below adapters/, while a run is unfinished
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import shutil
 import time
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import FinetuneSection
+from distill.manifest import list_versions
 from distill.training.provenance import describe_machine
 
 REQUIREMENTS = ("requirements-cpu.txt", "requirements.txt")
-PACKAGES = (
+PACKAGES = (  # whose tested versions matter to training
     "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes", "unsloth", "unsloth_zoo",
     "triton", "triton-windows",
 )
@@ -51,20 +51,9 @@ def measure_machine(folder: Path) -> Measured:
     machine = describe_machine()
     place = next(each for each in (folder, *folder.parents) if each.exists())
     return Measured(
-        machine=machine, versions=list_packages(), ram_free=psutil.virtual_memory().available,
+        machine=machine, versions=list_versions(), ram_free=psutil.virtual_memory().available,
         disk_free=shutil.disk_usage(place).free, gpu_free=torch.cuda.mem_get_info()[0] if machine["gpus"] else None,
     )
-
-
-def list_packages() -> dict[str, str]:
-    """The installed versions among PACKAGES."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def measure_base(folder: Path, settings: FinetuneSection) -> BaseSize:

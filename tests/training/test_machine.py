@@ -7,8 +7,9 @@ import pytest
 from safetensors import SafetensorError
 
 from distill.config import FinetuneSection
+from distill.manifest import list_versions
 from distill.training.lora import count_parameters
-from distill.training.machine import is_adapted, list_packages, measure_base, measure_flops, measure_machine, read_requirements
+from distill.training.machine import is_adapted, measure_base, measure_flops, measure_machine, read_requirements
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_embeddings_norms_and_the_output_layer_are_not_adapted(name: str, shape:
 
 def test_this_machine_is_measured(tmp_path: Path) -> None:
     found = measure_machine(tmp_path / "not" / "there")
-    assert found.ram_free > 0 and found.disk_free > 0 and found.versions == list_packages() and "torch" in found.versions
+    assert found.ram_free > 0 and found.disk_free > 0 and found.versions == list_versions() and "torch" in found.versions
     assert (found.gpu_free is None) == (not found.machine["gpus"])
     assert measure_flops() > 1e8
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
@@ -307,23 +306,6 @@ def test_adapters_are_checked_after_the_first_step_that_can_move_them(tiny_phi3:
     check.on_step_begin(None, None, None, lr_scheduler=SimpleNamespace(get_last_lr=lambda: [1e-5]))
     with pytest.raises(PipelineError, match="did not move"):
         check.on_step_end(None, None, None, model=model)
-
-
-def test_adapters_of_an_earlier_round_must_move_too(tiny_phi3: Path) -> None:
-    from distill.training.lora import copy_adapters, iterate_adapters, require_moved
-    from distill.training.students import load_student
-
-    model, adapted = load_student("peft", tiny_phi3, FinetuneSection(backend="peft", lora_r=4))
-    with torch.no_grad():
-        for _, weight in iterate_adapters(model):
-            weight.normal_()
-    before = copy_adapters(model)
-    with pytest.raises(PipelineError, match=f"{len(adapted)} adapters did not move"):
-        require_moved(model, before)
-    with torch.no_grad():
-        for _, weight in iterate_adapters(model):
-            weight.add_(1e-6)
-    require_moved(model, before)
 
 
 # -----------------------------------------------------------------------------
