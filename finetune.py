@@ -10,8 +10,7 @@ Stage 2 of 4: fine-tune the student on the teacher's answers (QLoRA).
 Ctrl-C saves a checkpoint first, and the same command goes on from it. Several GPUs: docs/SCALING.md.
 
 Reads   training_data/   from generate_training_data.py
-Writes  adapters/        for export_gguf.py: the adapter with its model card, the base model's tokenizer files,
-                         training_log.jsonl, loss.png
+Writes  adapters/        for export_gguf.py: the adapter, its model card, training_log.jsonl, loss.png, the base's tokenizer
 Needs   the base model on disk (16-bit safetensors) and one CUDA GPU; a small student trains on a CPU. No network.
 """
 
@@ -19,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def fetch_base(config: Config) -> None:
-    """The one thing here that needs a network, and only when asked for."""
-    from distill.training.download import download_base
-
-    download_base(config)
-
-
 def train_adapters(trainer: Any, config: Config, lesson: Lesson) -> tuple[int | None, StopOnInterrupt]:
     """Train to the end, from the last checkpoint if there is one. Returns the step it went on from, and if it was stopped."""
     from distill.training.checkpoints import CHECKPOINTS, find_last_checkpoint
@@ -82,14 +75,6 @@ def train_adapters(trainer: Any, config: Config, lesson: Lesson) -> tuple[int | 
     return resumed or None, stop
 
 
-def describe_end(state: Any) -> None:
-    """Which checkpoint is kept, and whether the run ended early."""
-    if state.best_model_checkpoint is not None:
-        print(f"[OK] Kept the checkpoint of step {state.best_global_step}, validation loss {state.best_metric:.4f}")
-    if state.global_step < state.max_steps:
-        print(f"[OK] Stopped early at step {state.global_step} of {state.max_steps}: validation loss no longer fell")
-
-
 def save_adapters(model: Any, base: Path, base_name: str, folder: Path) -> None:
     """Write the adapter beside the base model's own tokenizer files, untouched (Unsloth would save an altered one)."""
     from distill.training.chart import draw_loss
@@ -109,7 +94,8 @@ def write_card(config: Config, facts: dict[str, Any], samples: list[TrainingExam
     questions = [sample.question or find_question(sample.instruction) for sample in samples]
     pairs = [{"question": asked, "before": old, "after": new} for asked, old, new in zip(questions, *answers)]
     for pair in pairs if not config.encrypt else ():
-        print(f"\nQuestion: {pair['question']}\nBefore:   {pair['before']}\nAfter:    {pair['after']}")
+        asked, old, new = (textwrap.shorten(text, 200, placeholder=" [...]") for text in pair.values())
+        print(f"\nQuestion: {asked}\nBefore:   {old}\nAfter:    {new}")
     write_model_card(config.adapters_dir, {
         **facts, "base_model": config.value_of("finetune.base_model"), "settings": config.describe("finetune"),
         "versions": list_versions(), "encrypt": config.encrypt, "samples": pairs,
@@ -121,20 +107,24 @@ def main() -> None:
     config = load_config(args.config)
     settings, folder, started = config.finetune, config.adapters_dir, time.time()
     quieten_others()
-    if args.download:
-        return fetch_base(config)
+    if args.download:  # the one thing here that needs a network
+        from distill.training.download import download_base
+
+        download_base(config)
+        return
 
     # ---------------------------------------------------------------------------
     # Inputs: fail here, before the GPU is touched
-    from distill.training.checkpoints import CHECKPOINTS, clear_folder, clear_leftovers, describe_run, require_same_run
+    from distill.training import checkpoints
     from distill.training.rounds import describe_round
-    from distill.training.sanity import require_sound_rows
+    from distill.training.sanity import require_enough, require_sound_rows
     from distill.training.sets import load_sets
 
     manifest = require_manifest(config.training_dir, "generate_training_data.py", config)
     fixed = inherit(manifest, config.training_dir, config)
-    if (folder / FILE_NAME).exists() and not args.overwrite:
-        clear_leftovers(folder)  # of a run that was killed after its last step but one
+    overwrite = args.overwrite or checkpoints.is_smoke_run(folder)
+    if (folder / FILE_NAME).exists() and not (overwrite or args.dry_run):
+        checkpoints.clear_leftovers(folder)  # of a run that was killed after its manifest was written
         raise PipelineError(f"{folder} holds a finished run: export it, or train again with --overwrite")
     rows, heldout, sets = load_sets(config, args.limit)
     require_sound_rows(rows, smoke=args.limit is not None)
@@ -162,9 +152,14 @@ def main() -> None:
         print_findings(check_readiness(config, base, backend))
     lock = hold_lock(folder) if is_first() and not args.dry_run else None
     lesson = prepare_lesson(base, config, [row.example for row in rows], keep_tokens=lock is not None)
+    if (left := len(lesson.rows) + len(lesson.validation)) < len(rows):
+        require_enough(left, smoke=args.limit is not None)
     print(f"[OK] {backend}: {len(lesson.steps):,} steps of {settings.effective_batch_size} rows")
     plan, figures = plan_run(base, settings, lesson, backend)
+    identity = checkpoints.describe_run(config, sets, base, len(lesson.rows), backend, plan)
     if args.dry_run:
+        if not overwrite:
+            checkpoints.require_same_run(folder, identity)
         return
 
     # ---------------------------------------------------------------------------
@@ -173,16 +168,15 @@ def main() -> None:
     from distill.training.proofs import require_rows_apart
     from distill.training.provenance import describe_machine, summarise_log
     from distill.training.samples import answer_samples, choose_samples
-    from distill.training.trainer import build_trainer
+    from distill.training.trainer import build_trainer, describe_end
 
-    if lock is not None:
-        if args.overwrite:
-            clear_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        make_private(folder)  # an adapter repeats what it was trained on, and so do its checkpoints
-        require_same_run(folder, describe_run(config, sets, base, len(lesson.rows), backend, plan))
-    wait_for_others()
+    if lock is not None and not overwrite:
+        checkpoints.open_folder(folder, identity)
     model, adapted = load_student(backend, base, settings, in_4bit=plan.in_4bit, recompute=plan.recompute)
+    if lock is not None and overwrite:  # only now: a model that cannot be loaded or adapted costs no finished run
+        checkpoints.clear_folder(folder)
+        checkpoints.open_folder(folder, identity)
+    wait_for_others()
     trainable, total = count_parameters(model)
     print(f"[OK] {len(adapted)} modules adapted, {trainable:,} of {total:,} parameters train")
     if left_out := list_left_out(model, adapted):
@@ -193,8 +187,9 @@ def main() -> None:
     samples = choose_samples([row.example for row in heldout], settings.sample_questions) if lock else []
     before = answer_samples(model, lesson.tokenizer, config.prompt.system, samples)
     parts = lesson.rows, lesson.steps, lesson.validation
-    trainer = build_trainer(model, *parts, settings, folder / CHECKPOINTS, plan.tokens_per_batch)
+    trainer = build_trainer(model, *parts, settings, folder / checkpoints.CHECKPOINTS, plan.tokens_per_batch)
     if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # the plan is about training, not about loading and answering
         trainer.prove_plan()
     require_rows_apart(model, lesson.rows, trainer.args.device)
     startup_seconds = time.time() - started
@@ -203,6 +198,7 @@ def main() -> None:
     if lock is None:
         return  # one of several processes: the first writes
     describe_end(trainer.state)
+    memory = compare_peak(plan)
     after = answer_samples(model, lesson.tokenizer, config.prompt.system, samples)
 
     # ---------------------------------------------------------------------------
@@ -212,7 +208,7 @@ def main() -> None:
     save_adapters(model, base, base_name, folder)
     facts = {
         "base_model_files": hash_base_model(base), "base_commit": find_commit(base), "backend": backend,
-        "data": sets, "continued_from": earlier, "machine": describe_machine(), "plan": figures, "memory": compare_peak(plan),
+        "data": sets, "continued_from": earlier, "machine": describe_machine(), "plan": figures, "memory": memory,
         "adapted": adapted, "losses": summarise_log(folder / "training_log.jsonl"), "lengths": lesson.lengths,
         "smoke_run": args.limit is not None, "startup_seconds": startup_seconds, "resumed_from_step": resumed,
         "tokens_per_batch": trainer.tokens_per_batch,
@@ -237,9 +233,9 @@ def main() -> None:
         started=started,
         details=facts,
     )
-    clear_leftovers(folder)  # after the manifest: killed before it, the run goes on from them
+    checkpoints.clear_leftovers(folder)  # after the manifest: killed before it, the run goes on from them
     losses = facts["losses"]
-    print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {time.time() - started:.0f} s")
+    print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {losses['seconds']:.0f} s of training")
     print(f"[OK] {folder}\nNext:  {type_command('export_gguf.py', args.config)}")
     lock.release()
 

@@ -114,6 +114,8 @@ def test_each_line_is_printed_once(two: tuple[Path, str]) -> None:
 
 
 def test_a_finished_run_is_refused_in_one_line_a_process(two: tuple[Path, str]) -> None:
+    path = two[0].parent / "work" / "adapters" / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"smoke_run": true', '"smoke_run": false'), encoding="utf-8")
     printed, errors = finetune(two[0], 2, code=1)
     assert "[FAIL]" in errors and "holds a finished run" in errors and not printed
     assert 'finetune.py", line' not in errors  # torchrun shows a traceback of its own

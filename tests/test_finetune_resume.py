@@ -214,7 +214,9 @@ def test_another_setting_refuses_to_go_on(
 ) -> None:
     write_config(copied.parent, tiny_phi3, **changes)
     printed = script(copied, code=1)
-    assert f"adapters/ holds an unfinished run that differs in {named}: put the old value back" in printed
+    line = printed.split("adapters/ holds an unfinished run that differs in ")[1].split(": put the old value back")[0]
+    assert [part.split(" ")[0] for part in line.split(", ")] == named.split(", ")
+    assert all("(was " in part for part in line.split(", "))
     assert "Traceback" not in printed and list_checkpoints(copied)
 
 

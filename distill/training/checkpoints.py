@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import Config
 from distill.errors import PipelineError
-from distill.files import read_json, sha256_file, write_json_atomic
+from distill.files import make_private, read_json, sha256_file, write_json_atomic
+from distill.manifest import FILE_NAME
 
 if TYPE_CHECKING:
     from distill.training.plan import Plan
 
 CHECKPOINTS, CACHE = "checkpoints", "cache"  # below adapters/, while a run is unfinished
+RUN = "run.json"  # what the run is, for the next start
 # Settings that may change before an unfinished run goes on.
 FREE = frozenset({
     "save_steps", "logging_steps", "vram_gb", "load_in_4bit", "gradient_checkpointing", "tokens_per_batch", "tensorboard",
@@ -22,24 +27,45 @@ FREE = frozenset({
 })
 # transformers writes trainer_state.json last; the others are what a resumed run cannot do without.
 NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+STEP = re.compile(r"checkpoint-[0-9]+")
 RANDOM_STATES = "rng_state*.pth"  # one a process: a run may go on with another number of GPUs
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint with the highest step below `folder`; half-written ones are passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    found = [path for path in folder.glob("checkpoint-*") if STEP.fullmatch(path.name)]  # a user's copy has another name
+    found.sort(key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
     return next((path for path in found if is_complete(path)), None)
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file is there and the state, which is written last, is whole."""
-    if not all((checkpoint / name).is_file() for name in NEEDED) or not any(checkpoint.glob(RANDOM_STATES)):
-        return False
+    """Whether every file is there and whole. After a power cut any of them may be empty or torn: nothing waits for the disk."""
+    random_states = list(checkpoint.glob(RANDOM_STATES))
+    return bool(random_states) and all(is_whole(path) for path in (*(checkpoint / name for name in NEEDED), *random_states))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether JSON parses, a safetensors file is as long as its header says, and a file of torch.save has its checksums."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:
+        if path.suffix == ".json":
+            return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        if path.suffix == ".safetensors":
+            return has_all_tensors(path)
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return False
-    return True
+
+
+def has_all_tensors(path: Path) -> bool:
+    """Whether the header can be read; safe_open compares the file's size with the last tensor's end too."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def describe_run(
@@ -61,17 +87,39 @@ def hash_continued(config: Config) -> str | None:
 
 
 def require_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    """Record what this run trains on and how; raises PipelineError when there is something to go on from of another run."""
-    path = folder / "run.json"
-    if path.exists() and find_last_checkpoint(folder / CHECKPOINTS):
-        before = read_json(path)
-        changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
-        if changed:
-            raise PipelineError(
-                f"{folder.name}/ holds an unfinished run that differs in {', '.join(changed)}: "
-                "put the old value back to go on with it, or start afresh with --overwrite"
-            )
-    write_json_atomic(path, identity)
+    """Raises PipelineError when there is something to go on from of another run than `identity` describes."""
+    path = folder / RUN
+    checkpoint = find_last_checkpoint(folder / CHECKPOINTS) if path.exists() else None
+    if checkpoint is None:
+        return
+    before = read_json(path)
+    changed = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
+    if changed:
+        named = ", ".join(describe_old(key, before.get(key)) for key in changed)
+        raise PipelineError(
+            f"{folder.name}/ holds an unfinished run that differs in {named}: "
+            "put the old value back to go on with it, or start afresh with --overwrite"
+        )
+    print(f"[OK] {folder.name}/ holds an unfinished run, at {checkpoint.name.replace('-', ' ')}")
+
+
+def describe_old(key: str, value: Any) -> str:
+    """A setting with its old value, where that is short enough to read."""
+    return f"{key} (was {value})" if isinstance(value, (str, int, float)) and len(str(value)) <= 40 else key
+
+
+def open_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """adapters/, private, for a run that `identity` describes. Raises PipelineError as require_same_run does."""
+    require_same_run(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)  # an adapter repeats what it was trained on, and so do its checkpoints
+    write_json_atomic(folder / RUN, identity)
+
+
+def is_smoke_run(folder: Path) -> bool:
+    """Whether a finished smoke run stands there: nobody wants to keep it."""
+    path = folder / FILE_NAME
+    return path.is_file() and bool(read_json(path).get("details", {}).get("smoke_run"))
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -50,7 +50,7 @@ class StopOnInterrupt(TrainerCallback):
             # Not print: the signal may have come in the middle of one, which Python does not let begin again.
             with contextlib.suppress(OSError):
                 os.write(2, b"\n[WARN] Stopping after this step, with a checkpoint; Ctrl-C again stops at once\n")
-        elif now - self._asked_at > ECHO_SECONDS:
+        elif not has_launcher() or now - self._asked_at > ECHO_SECONDS:
             raise KeyboardInterrupt
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -70,6 +70,11 @@ class StopOnInterrupt(TrainerCallback):
         if self.stopped:
             print(f"[OK] Stopped at step {self._step}: run the same command to go on")
             sys.exit(130)
+
+
+def has_launcher() -> bool:
+    """Whether torchrun or the like started this process as one of several, and passes signals on to it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def agree(asked: bool, device: Any) -> bool:

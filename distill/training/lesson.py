@@ -67,5 +67,9 @@ def prepare_lesson(base: Path, config: Config, examples: Sequence[TrainingExampl
     steps = plan_steps(
         len(rows), settings.effective_batch_size, settings.epochs, settings.max_steps, settings.seed, difficulty
     )
+    if settings.effective_batch_size > len(rows):
+        print(f"[WARN] finetune.effective_batch_size {settings.effective_batch_size} is more than the {len(rows):,} rows")
+    if settings.warmup_steps >= len(steps):
+        print(f"[WARN] finetune.warmup_steps {settings.warmup_steps}: all {len(steps):,} steps are warm-up")
     counts = {**describe_lengths(rows), "validation_rows": len(validation), "steps": len(steps)}
     return Lesson(tokenizer, rows, steps, validation, counts, report.to_manifest())

@@ -13,17 +13,18 @@ from distill.errors import PipelineError
 
 
 def list_linear_layers(model: Any) -> list[str]:
-    """The full names of the decoder's linear layers, without the output layer. 4-bit layers are linear layers too."""
+    """The full names of the decoder's linear layers: no output layer, no vision tower. 4-bit layers are linear layers too."""
     from torch import nn
 
-    head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    inside = set(model.get_decoder().modules())
+    return [name for name, module in model.named_modules() if module in inside and isinstance(module, nn.Linear)]
 
 
 def resolve_targets(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[list[str], list[str]]:
-    """The kinds of module to adapt (such as qkv_proj) and the full names that must end up adapted.
+    """What to give PEFT as target_modules, and the full names that must end up adapted.
 
-    Raises PipelineError for a kind that the model does not have.
+    PEFT takes kinds of module (such as qkv_proj) and matches them anywhere. Where a kind occurs outside of the decoder too, as
+    in the vision tower of Gemma 3, it is given the full names. Raises PipelineError for a kind that the decoder does not have.
     """
     layers = list_linear_layers(model)
     kinds = sorted({last_part(name) for name in layers})
@@ -34,7 +35,9 @@ def resolve_targets(model: Any, target_modules: Literal["all-linear"] | Sequence
             f"config.yaml finetune.target_modules: {', '.join(unknown)} not in this model, which has "
             f"{', '.join(kinds)}: use all-linear or these names"
         )
-    return wanted, [name for name in layers if last_part(name) in wanted]
+    names = [name for name in layers if last_part(name) in wanted]
+    matched = [name for name, _ in model.named_modules() if last_part(name) in wanted]
+    return wanted if matched == names else names, names
 
 
 def last_part(name: str) -> str:

@@ -6,12 +6,14 @@ the weights, the adapters with gradients and optimizer state, the activations of
 answer tokens. Time is a fixed part for each batch and a part for each token. The largest batch of the plan that was chosen is
 then run once for real (trainer.prove_plan), before the first step.
 
-The coefficients below were fitted to one H200 (docs/BENCHMARKS.md), where the memory formula held within 5%.
+The coefficients below were fitted to one H200 (docs/BENCHMARKS.md) and one model, Phi-4-mini, where the memory formula held
+within 5%. What layers of other kinds keep was counted on a CPU, tensor by tensor (tests/training/test_plan.py).
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ from distill.errors import PipelineError
 from distill.training.batches import share_rows, split_by_tokens
 from distill.training.encode import EncodedExample
 from distill.training.losses import TOKENS_AT_ONCE
+from distill.training.precision import choose_dtype
 from distill.training.processes import count_processes, take_lowest
 from distill.training.students import compiles_layers, has_bitsandbytes
 
@@ -39,12 +42,17 @@ HOST_SECONDS = 0.09  # to launch one batch's kernels; the GPU waits for that whe
 BATCH_SECONDS = 0.02  # to read the weights once forward and once back
 EFFICIENCY = 0.54  # of the measured rate of matrix products
 RECOMPUTING = 1.5  # the time of a token when its activations are computed again
+FIRST_LAYER = re.compile(r"(?:(?:language_model|model)\.)*layers\.0\.(.+)\.weight")  # of the decoder, beside a vision tower too
 NEARLY = 1.03  # plans this close in time are equal: the one with less memory wins
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's sizes; `query` and `key_value` are heads times their width."""
+    """A decoder's sizes; `query` and `key_value` are heads times their width.
+
+    `fused`: queries, keys and values come from one linear layer, gate and up from another. `head_norms`: queries and keys are
+    normed. `norms`: the others of a layer.
+    """
 
     layers: int
     hidden: int
@@ -53,6 +61,9 @@ class Shape:
     feed_forward: int
     vocabulary: int
     tied: bool
+    fused: bool = True
+    head_norms: bool = False
+    norms: int = 2
 
     @property
     def linear(self) -> int:
@@ -86,11 +97,12 @@ class Plan:
 
 
 def read_shape(folder: Path) -> Shape:
-    """The sizes of the base model in `folder`, from its config.json."""
+    """The sizes of the base model in `folder`, from its config.json and the names of its weights."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    names = list_layer_weights(folder)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -99,7 +111,21 @@ def read_shape(folder: Path) -> Shape:
         feed_forward=config.intermediate_size,
         vocabulary=config.vocab_size,
         tied=bool(config.tie_word_embeddings),
+        fused=not any(name.endswith("q_proj") for name in names),
+        head_norms=any(name.endswith("q_norm") for name in names),
+        norms=sum("." not in name for name in names) or 2,
     )
+
+
+def list_layer_weights(folder: Path) -> list[str]:
+    """The modules with weights in the decoder's first layer, such as self_attn.o_proj and input_layernorm."""
+    from safetensors import safe_open
+
+    found = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as weights:
+            found += [match[1] for match in map(FIRST_LAYER.fullmatch, weights.keys()) if match]
+    return found
 
 
 # -----------------------------------------------------------------------------
@@ -107,8 +133,8 @@ def read_shape(folder: Path) -> Shape:
 
 
 def count_adapter_weights(shape: Shape, rank: int) -> int:
-    """LoRA weights when every linear layer is adapted, with queries, keys and values and gate and up as one layer each."""
-    inputs = [shape.hidden, shape.query, shape.hidden, shape.feed_forward]
+    """LoRA weights when every linear layer is adapted. Fused layers share an A matrix where separate ones have one each."""
+    inputs = [shape.hidden * (2 if shape.fused else 5), shape.query, shape.feed_forward]
     outputs = [shape.query + 2 * shape.key_value, shape.hidden, 2 * shape.feed_forward, shape.hidden]
     return shape.layers * rank * (sum(inputs) + sum(outputs))
 
@@ -123,11 +149,17 @@ def count_layer_bytes(shape: Shape, compiled: bool) -> int:
     """What one layer keeps of one token for the way back, in 16 bits each.
 
     That is the norms' inputs and outputs; queries, keys and values before and after the rotation; the attention's output;
-    gate, up and their product. Layers that are not
-    compiled keep the norms' float32 copies too.
+    gate, up and their product. Layers that are not compiled keep the norms' float32 copies too, and a copy of its input for
+    each adapter. Queries and keys before the rotation are kept where values are a part of them (`fused`) or a norm needs them.
     """
     values = 5 * shape.hidden + 2 * (shape.query + 2 * shape.key_value) + shape.query + 3 * shape.feed_forward
-    return 2 * (values + (0 if compiled else 4 * shape.hidden))
+    rotated, more_norms = shape.query + shape.key_value, shape.norms - 2
+    if compiled:
+        values += more_norms * shape.hidden // 2 - (0 if shape.fused or shape.head_norms else rotated)
+    else:
+        values += (3 + 2 * more_norms) * shape.hidden + shape.query + (2 * rotated if shape.head_norms else 0)
+        values += 0 if shape.fused else 3 * shape.hidden - rotated
+    return 2 * values
 
 
 def predict_peak(
@@ -268,7 +300,7 @@ def measure_rate(size: int = 4096, rounds: int = 20) -> float:
     """Operations a second of 16-bit matrix products on this GPU, measured in well under a second."""
     import torch
 
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    dtype = choose_dtype()
     left, right = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
     for _ in range(3):
         left @ right

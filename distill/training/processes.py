@@ -34,7 +34,7 @@ def choose_device() -> None:
     Several processes meet here. Raises PipelineError where they cannot.
     """
     if "LOCAL_RANK" not in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return
     import torch
 

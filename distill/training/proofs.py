@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from distill.errors import PipelineError
 from distill.training.attention import is_unsloths_own
 from distill.training.batches import lay_end_to_end
 from distill.training.encode import EncodedExample
+from distill.training.precision import choose_dtype
 
 ROWS = 3
 MOST_TOKENS = 512  # of a row: the proof takes a moment, not a step
@@ -43,13 +45,24 @@ def cut(row: EncodedExample) -> EncodedExample:
     return EncodedExample(row.example_id, row.input_ids[:MOST_TOKENS], row.labels[:MOST_TOKENS])
 
 
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Dropout draws anew each time: two readings would differ for that alone."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
 def read_hidden(model: Any, rows: Sequence[EncodedExample], device: Any) -> Any:
     """Last hidden states, float32 [T, h]. With gradients switched on, as in training: other kernels would be no proof."""
     batch = lay_end_to_end(rows, device)
-    on_gpu = batch.input_ids.is_cuda
-    dtype = torch.bfloat16 if not on_gpu or torch.cuda.is_bf16_supported() else torch.float16
     model.train()
-    with torch.autocast(batch.input_ids.device.type, dtype, enabled=on_gpu):
+    with without_dropout(model), torch.autocast(batch.input_ids.device.type, choose_dtype(), enabled=batch.input_ids.is_cuda):
         inputs = batch.to_unsloth_inputs() if is_unsloths_own(model) else batch.to_inputs()
         hidden = model.get_base_model().get_decoder()(**inputs).last_hidden_state
     return hidden[0].detach().float()

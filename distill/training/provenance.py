@@ -96,10 +96,11 @@ def summarise_log(path: Path) -> dict[str, Any]:
     rows = [row for _, row in read_jsonl(path, torn_end=True)]
     losses = [[row["step"], row["loss"]] for row in rows if row.get("loss") is not None]
     evals = [[row["step"], row["eval_loss"]] for row in rows if row.get("eval_loss") is not None]
+    window = max(1, min(WINDOW, len(losses) // 2))  # the two must not be the same rows
     rates = [row["tokens_per_second"] for row in rows if row.get("tokens_per_second")]
     best = min(evals, key=lambda point: point[1], default=None)
     return {
-        "first_loss": average(losses[:WINDOW]), "last_loss": average(losses[-WINDOW:]),
+        "first_loss": average(losses[:window]), "last_loss": average(losses[-window:]),
         "losses": thin_out(losses, LOSS_POINTS), "eval_losses": evals,
         "best_eval": {"step": best[0], "loss": best[1]} if best else None,
         "logged_steps": len(losses),

@@ -10,6 +10,7 @@ from typing import Any
 from distill.records import TrainingExample
 from distill.training.attention import plain_attention
 from distill.training.encode import encode_example
+from distill.training.precision import choose_dtype
 
 CUT = " [...]"  # ends an answer that was longer than max_new_tokens
 
@@ -98,13 +99,12 @@ def answering(model: Any) -> Iterator[None]:
     configs = [(config, config.use_cache) for config in list_configs(model)]
     unsloth = sys.modules.get("unsloth")
     on_gpu = model.device.type == "cuda"
-    dtype = torch.bfloat16 if not on_gpu or torch.cuda.is_bf16_supported() else torch.float16
     try:
         if unsloth is not None:
             unsloth.FastLanguageModel.for_inference(model)
         else:
             model.eval()
-        with plain_attention(model), torch.autocast(model.device.type, dtype=dtype, enabled=on_gpu):
+        with plain_attention(model), torch.autocast(model.device.type, choose_dtype(), enabled=on_gpu):
             yield
     finally:
         if unsloth is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
 from distill.training.lora import require_adapted, resolve_targets
+from distill.training.precision import choose_dtype
 
 Backend = Literal["unsloth", "peft"]
 
@@ -99,7 +100,7 @@ def load_with_peft(folder: Path, settings: FinetuneSection, in_4bit: bool, recom
     has_cuda = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.bfloat16 if has_cuda else torch.float32,
+        dtype=choose_dtype(),
         quantization_config=describe_4bit() if in_4bit else None,
         device_map={"": torch.cuda.current_device()} if has_cuda else None,
         attn_implementation="sdpa",
@@ -170,10 +171,9 @@ def has_bitsandbytes() -> bool:
 
 
 def describe_4bit() -> Any:
-    """NF4 with double quantisation and bfloat16 arithmetic, as in the QLoRA paper (Dettmers et al. 2023, section 3)."""
-    import torch
+    """NF4 with double quantisation and 16-bit arithmetic, as in the QLoRA paper (Dettmers et al. 2023, section 3)."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=choose_dtype()
     )

@@ -28,6 +28,7 @@ from distill.errors import PipelineError
 from distill.training.attention import find_rotary_limit, is_unsloths_own
 from distill.training.batches import lay_end_to_end, share_rows, split_by_tokens
 from distill.training.encode import EncodedExample
+from distill.training.precision import choose_dtype
 from distill.training.watch import StepMeter
 
 
@@ -93,8 +94,7 @@ class StudentTrainer(Trainer):
         batch = lay_end_to_end(rows, self.args.device, self.longest)
         torch._dynamo.maybe_mark_dynamic(batch.boundaries, 0)
         # accelerate would do so for training alone; the proof of the plan and the validation run as the steps do.
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
-        with torch.autocast(self.args.device.type, dtype, enabled=self.args.bf16 or self.args.fp16):
+        with torch.autocast(self.args.device.type, choose_dtype(), enabled=self.args.bf16 or self.args.fp16):
             inputs = batch.to_unsloth_inputs() if self.unsloths_own else batch.to_inputs()
             return model(**inputs, predicting=batch.predicting, targets=batch.targets)
 
@@ -172,8 +172,8 @@ def build_trainer(
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
         optim="adamw_torch_fused" if has_cuda else "adamw_torch",
-        bf16=has_cuda and torch.cuda.is_bf16_supported(),
-        fp16=has_cuda and not torch.cuda.is_bf16_supported(),
+        bf16=choose_dtype() is torch.bfloat16,
+        fp16=choose_dtype() is torch.float16,
         remove_unused_columns=False,
         dataloader_num_workers=0,  # worker processes start anew on Windows and import everything again
         average_tokens_across_devices=False,  # learn() counts them for all GPUs
@@ -197,9 +197,33 @@ def build_trainer(
     )
     trainer = StudentTrainer(model, arguments, rows, steps, validation, tokens_per_batch, StepMeter())
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GoingOn())
     if measures and settings.early_stopping_patience:
         trainer.add_callback(Patience(settings.early_stopping_patience))
     return trainer
+
+
+def describe_end(state: TrainerState) -> None:
+    """Which checkpoint is kept, and whether the run ended early."""
+    if state.best_global_step is not None and state.best_model_checkpoint is None:
+        print(f"[WARN] The best checkpoint, of step {state.best_global_step}, is gone: kept the last one")
+    elif state.best_global_step is not None:
+        print(f"[OK] Kept the checkpoint of step {state.best_global_step}, validation loss {state.best_metric:.4f}")
+    if state.global_step < state.max_steps:
+        print(f"[OK] Stopped early at step {state.global_step} of {state.max_steps}: validation loss no longer fell")
+
+
+class GoingOn(TrainerCallback):
+    """A run that goes on takes its settings from config.yaml and finds its best checkpoint where the folder stands now.
+
+    transformers would take save_steps and logging_steps, and the best checkpoint's full path, from the state it saved.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step is not None and best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class Patience(TrainerCallback):

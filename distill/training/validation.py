@@ -30,7 +30,8 @@ def hold_validation(
         if share:
             print(
                 f"[SKIP] validation: no whole documents make at least {FEWEST} rows at about {share:.0%} of {len(examples):,}; "
-                "all are learnt and nothing is stopped early: raise finetune.validation_share"
+                f"all are learnt and nothing is stopped early: {FEWEST} rows are finetune.validation_share "
+                f"{FEWEST / max(1, len(examples)):.2f}"
             )
         return list(range(len(examples))), []
     tokens = sum(encoded[row].answer_tokens for row in validate)

@@ -230,7 +230,9 @@ class LearningCheck(TrainerCallback):
         self._rate = kwargs["lr_scheduler"].get_last_lr()[0]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not self._checked and self._rate > 0:
+        # In float16 the first steps may be left out, until the scale of the gradients is found.
+        skipped = getattr(kwargs.get("optimizer"), "step_was_skipped", False)
+        if not self._checked and self._rate > 0 and not skipped:
             require_moved(kwargs["model"], self._before)
             self._checked = True
 

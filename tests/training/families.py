@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.training.encode import IGNORE, EncodedExample
+from distill.training.lora import resolve_targets
 from tests.tiny_models import randomise_norms
 
 VOCABULARY = 96
@@ -44,12 +45,34 @@ def make_model(family: str, **changes: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def make_wrapped_model() -> Any:
+    """Gemma 3 as it is published, a decoder and a vision tower side by side; text alone is as in make_model."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(
+        text_config={**SHAPE, **SPECIAL["gemma3_text"]}, vision_config=vision, mm_tokens_per_image=4,
+        boi_token_index=VOCABULARY - 1, eoi_token_index=VOCABULARY - 2, image_token_index=VOCABULARY,
+        eos_token_id=2, pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        randomise_norms(model)
+    return model.eval().requires_grad_(False)
+
+
 def add_random_lora(model: Any) -> Any:
-    """The model with adapters in every linear layer whose B matrices are not zero; the same model gives the same adapters."""
+    """The model with adapters in every linear layer of its decoder whose B matrices are not zero; each time the same ones."""
     import torch
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    targets, _ = resolve_targets(model, "all-linear")
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         adapted = get_peft_model(model, lora)

@@ -15,7 +15,16 @@ from distill.training.attention import attend_within_rows, find_rotary_limit, pl
 from distill.training.batches import lay_end_to_end, split_by_tokens
 from distill.training.encode import EncodedExample
 from distill.training.losses import add_answer_loss
-from tests.training.families import FAMILIES, SHAPE, VOCABULARY, WINDOW, add_random_lora, make_model, make_row
+from tests.training.families import (
+    FAMILIES,
+    SHAPE,
+    VOCABULARY,
+    WINDOW,
+    add_random_lora,
+    make_model,
+    make_row,
+    make_wrapped_model,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -25,7 +34,10 @@ assert max(len(row.input_ids) for row in ROWS) > 2 * WINDOW
 
 def make_student(family: str, **changes: Any) -> Any:
     """A model with adapters, as this trainer uses it."""
-    model = make_model(family, **changes)
+    return teach(make_model(family, **changes))
+
+
+def teach(model: Any) -> Any:
     add_answer_loss(model)
     use_row_attention(model)
     return add_random_lora(model)
@@ -74,6 +86,21 @@ def test_a_batch_gives_the_gradients_of_single_rows(family: str) -> None:
     assert ours.keys() == theirs.keys() and len(ours) == 2 * 2 * len(FAMILIES[family])
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
+
+
+def test_a_decoder_beside_a_vision_tower_learns_as_it_does_alone() -> None:
+    student, reference = teach(make_wrapped_model()), add_random_lora(make_wrapped_model())
+    batch, alone = lay_end_to_end(ROWS), [learn_alone(reference, row) for row in ROWS]
+    with torch.no_grad():
+        torch.testing.assert_close(learn_together(student, ROWS), torch.stack(alone), rtol=1e-4, atol=0)
+    student.train()
+    student(**batch.to_inputs(), predicting=batch.predicting, targets=batch.targets).backward()
+    torch.stack(alone).sum().backward()
+    ours, theirs = collect_gradients(student), collect_gradients(reference)
+    assert ours.keys() == theirs.keys() and len(ours) == 2 * 2 * len(FAMILIES["gemma3_text"])
+    for name, gradient in theirs.items():
+        assert "language_model" in name and gradient.abs().max() > 0, name
         torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
 
 
@@ -128,8 +155,10 @@ def test_other_families_turn_all_positions_alike(family: str) -> None:
     assert find_rotary_limit(make_model(family)) == math.inf
 
 
-def test_generation_goes_on_as_before() -> None:
-    student, reference = make_student("gemma3_text"), add_random_lora(make_model("gemma3_text"))
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_generation_goes_on_as_before(wrapped: bool) -> None:
+    student, reference = [make_wrapped_model() if wrapped else make_model("gemma3_text") for _ in range(2)]
+    student, reference = teach(student), add_random_lora(reference)
     prompt = torch.tensor([ROWS[0].input_ids])
     request = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "max_new_tokens": 12, "do_sample": False}
     with torch.no_grad(), plain_attention(student.get_base_model()):

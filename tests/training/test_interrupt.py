@@ -20,10 +20,10 @@ ROOT = Path(__file__).parent.parent.parent
 SAVING = {"save_strategy": "steps", "save_steps": 5}
 
 
-def interrupt_at(wanted: int, number: int = signal.SIGINT, times: int = 1) -> Any:
+def interrupt_at(wanted: int, number: int = signal.SIGINT) -> Any:
     """What to do during a step so that the signal comes in the middle of the wanted one."""
     def send(step: int) -> None:
-        for _ in range(times if step == wanted else 0):
+        if step == wanted:
             signal.raise_signal(number)
     return send
 
@@ -94,20 +94,29 @@ def test_signal_in_the_last_step_lets_the_run_finish(tmp_path: Path) -> None:
     stop.exit_if_stopped()
 
 
-def test_the_same_signal_passed_on_by_a_launcher_counts_once(tmp_path: Path) -> None:
-    _, stop = train_until_stopped(tmp_path, during=interrupt_at(3, times=2))
-    assert stop.stopped
-
-
-def test_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
-    def press_twice(step: int) -> None:
+def press_twice(pause: float) -> Any:
+    def press(step: int) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(pause)
+        signal.raise_signal(signal.SIGINT)
+    return press
+
+
+def test_the_same_signal_passed_on_by_a_launcher_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with StopOnInterrupt():
+        press_twice(0)(1)
         time.sleep(ECHO_SECONDS + 0.1)
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
+
+def test_second_signal_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon it comes: without a launcher nobody passes on the first one."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train_until_stopped(tmp_path, during=press_twice)
+        train_until_stopped(tmp_path, during=press_twice(0.1))
     assert not list(tmp_path.glob("checkpoint-*"))
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -8,6 +8,7 @@ import pytest
 
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
+from distill.training.batches import lay_end_to_end
 from distill.training.lora import (
     copy_adapters,
     count_parameters,
@@ -19,6 +20,7 @@ from distill.training.lora import (
     resolve_targets,
 )
 from distill.training.students import load_student
+from tests.training.families import SEPARATE, make_rows, make_wrapped_model
 
 TUTORIAL_LIST = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED = ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
@@ -48,6 +50,41 @@ def test_all_linear_is_every_projection_of_every_layer(family: str, kinds: list[
     assert found == kinds
     assert len(names) == 2 * len(kinds)
     assert not any("lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "o_proj"], ["gate_proj"]])
+def test_beside_a_vision_tower_the_decoder_alone_is_adapted(targets: object) -> None:
+    """Published Gemma 3 has q_proj, k_proj and v_proj in both; PEFT would take all of them."""
+    from peft import LoraConfig, get_peft_model
+
+    model = make_wrapped_model()
+    given, names = resolve_targets(model, targets)
+    assert len(names) == 2 * len(SEPARATE if targets == "all-linear" else targets)
+    assert all(name.startswith("model.language_model.layers.") for name in names)
+    assert given == (["gate_proj"] if targets == ["gate_proj"] else names)  # kinds where they are the decoder's alone
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=given))
+    assert require_adapted(adapted, names) == names  # and no other
+    assert len(list_left_out(adapted, names)) == 2 * len(SEPARATE) - len(names)
+
+
+def test_every_adapter_beside_a_vision_tower_moves_in_the_first_step(tmp_path: Path) -> None:
+    """Published Gemma 3 from disk to its first update, with and without recomputation."""
+    import torch
+
+    make_wrapped_model().save_pretrained(tmp_path / "base")
+    batch = lay_end_to_end(make_rows(4))
+    for recompute in (False, True):
+        model, adapted = load_student("peft", tmp_path / "base", make_settings(), recompute=recompute)
+        assert len(adapted) == 2 * len(SEPARATE) and all("language_model" in name for name in adapted)
+        before = copy_adapters(model)
+        model.train()(**batch.to_inputs(), predicting=batch.predicting, targets=batch.targets).backward()
+        torch.optim.AdamW(parameter for parameter in model.parameters() if parameter.requires_grad).step()
+        require_moved(model, before)
+
+
+def test_a_module_of_the_vision_tower_is_refused() -> None:
+    with pytest.raises(PipelineError, match="fc1 not in this model, which has down_proj, gate_proj"):
+        resolve_targets(make_wrapped_model(), ["q_proj", "fc1"])
 
 
 def test_the_usual_list_is_refused_on_a_fused_model() -> None:

@@ -88,6 +88,9 @@ def test_without_torchrun_one_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     choose_device()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # transformers would spread a batch over both
+    choose_device()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # the user's choice
     choose_device()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
 from distill.training.encode import IGNORE, EncodedExample
+from distill.training.lora import iterate_adapters
 from distill.training.proofs import require_rows_apart
 from distill.training.students import load_student
 
@@ -43,6 +45,16 @@ def test_rows_that_see_one_another_stop_the_run(student: Any) -> None:
     student.get_base_model().config._attn_implementation = "leaky"
     with pytest.raises(PipelineError, match=r"see one another in this model \(row \d differs by \d+%\): set finetune.backend"):
         require_rows_apart(student, make_rows(5), "cpu")
+
+
+def test_dropout_is_no_reason_to_stop(tiny_phi3: Path) -> None:
+    model, _ = load_student("peft", tiny_phi3, FinetuneSection(backend="peft", lora_r=4, lora_dropout=0.3))
+    with torch.no_grad():
+        for _, weight in iterate_adapters(model):
+            weight.normal_()  # as after a round: zeros would hide what dropout does
+    require_rows_apart(model, make_rows(5), "cpu")
+    dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropouts and all(module.training for module in dropouts)
 
 
 def test_no_gradient_and_no_mode_is_left_behind(student: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
@@ -19,7 +19,7 @@ from distill.training.batches import plan_steps
 from distill.training.checkpoints import find_last_checkpoint
 from distill.training.encode import EncodedExample
 from distill.training.students import load_student
-from distill.training.trainer import StudentTrainer, build_trainer
+from distill.training.trainer import StudentTrainer, build_trainer, describe_end
 from tests.training.families import add_random_lora, make_model, make_row, make_rows, write_model
 
 ROWS, VALIDATION = make_rows(13), make_rows(8, seed=1)
@@ -258,6 +258,39 @@ def test_best_checkpoint_is_loaded_at_the_end(base: Path, tmp_path: Path) -> Non
     assert best != max(measured)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(measured[best], rel=1e-6)
     assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{best}"
+
+
+def test_best_checkpoint_is_found_where_the_folder_was_moved_to(base: Path, tmp_path: Path) -> None:
+    """After its last step too, when nothing is saved any more that would name it anew."""
+    changes = {"validation": VALIDATION, "epochs": 6, "early_stopping_patience": None, "learning_rate": 5e-2}
+    first = make_trainer(base, tmp_path / "here", **changes)
+    first.train()
+    best, adapter = first.state.best_global_step, read_adapter(first)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    second = make_trainer(base, tmp_path / "there", **changes)
+    second.train(resume_from_checkpoint=str(find_last_checkpoint(tmp_path / "there")))
+    assert second.state.best_model_checkpoint == str(tmp_path / "there" / f"checkpoint-{best}")
+    assert all(torch.equal(weight, adapter[name]) for name, weight in read_adapter(second).items())
+
+
+def test_settings_of_now_hold_after_a_resume(base: Path, tmp_path: Path) -> None:
+    stop = Alongside(lambda step, control: setattr(control, "should_training_stop", step == 2))
+    first = make_trainer(base, tmp_path, save_steps=1)
+    first.add_callback(stop)
+    first.train()
+    second = make_trainer(base, tmp_path, save_steps=4, logging_steps=2)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [row["step"] for row in second.state.log_history if "loss" in row] == [1, 2, 4, 6, 8]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+
+
+@pytest.mark.parametrize(("best", "kept", "said"), [
+    (None, None, ""), (3, "checkpoint-3", "Kept the checkpoint of step 3"), (3, None, "[WARN] The best checkpoint"),
+])
+def test_end_says_which_checkpoint_is_kept(best: Any, kept: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    state = TrainerState(best_global_step=best, best_model_checkpoint=kept, best_metric=1.0, global_step=8, max_steps=8)
+    describe_end(state)
+    assert said in capsys.readouterr().out
 
 
 def test_the_last_step_is_measured_too(base: Path, tmp_path: Path) -> None:

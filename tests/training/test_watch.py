@@ -308,6 +308,12 @@ def test_adapters_are_checked_after_the_first_step_that_can_move_them(tiny_phi3:
         check.on_step_end(None, None, None, model=model)
 
 
+def test_step_that_float16_leaves_out_proves_nothing() -> None:
+    check, schedule = LearningCheck(), SimpleNamespace(get_last_lr=lambda: [1e-5])
+    check.on_step_begin(None, None, None, lr_scheduler=schedule)
+    check.on_step_end(None, None, None, model=None, optimizer=SimpleNamespace(step_was_skipped=True))
+
+
 # -----------------------------------------------------------------------------
 # Speed
 
