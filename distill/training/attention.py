@@ -54,9 +54,9 @@ def is_unsloths_own(model: Any) -> bool:
     return any(type(module).forward.__module__.startswith("unsloth.models") for module in model.modules())
 
 
-def find_rotary_limit(model: Any) -> float:
+def find_rotary_limit(config: Any) -> float:
     """Tokens of a row above which the rotary factors are others (longrope, dynamic), for all rows of the same batch."""
-    settings = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    settings = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in (settings, *settings.values()) if isinstance(kind, dict)]  # some models have one a kind of layer
     limits = [
         kind.get("original_max_position_embeddings", 0) for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distill.config import FinetuneSection
 from distill.errors import PipelineError
+from distill.training.attention import find_rotary_limit
 from distill.training.batches import share_rows, split_by_tokens
 from distill.training.encode import EncodedExample
 from distill.training.losses import TOKENS_AT_ONCE
@@ -51,7 +52,7 @@ class Shape:
     """A decoder's sizes; `query` and `key_value` are heads times their width.
 
     `fused`: queries, keys and values come from one linear layer, gate and up from another. `head_norms`: queries and keys are
-    normed. `norms`: the others of a layer.
+    normed. `norms`: the others of a layer. A row of more than `rotary_limit` tokens shares its batch with none.
     """
 
     layers: int
@@ -64,6 +65,7 @@ class Shape:
     fused: bool = True
     head_norms: bool = False
     norms: int = 2
+    rotary_limit: float = math.inf
 
     @property
     def linear(self) -> int:
@@ -114,6 +116,7 @@ def read_shape(folder: Path) -> Shape:
         fused=not any(name.endswith("q_proj") for name in names),
         head_norms=any(name.endswith("q_norm") for name in names),
         norms=sum("." not in name for name in names) or 2,
+        rotary_limit=find_rotary_limit(config),
     )
 
 
@@ -213,11 +216,11 @@ class Work:
         """Tokens of the largest step: no batch need be planned larger."""
         return max(sum(tokens for tokens, _ in step) for step in self.steps)
 
-    def split(self, most_tokens: int) -> list[list[tuple[int, int]]]:
-        """For each step its batches as (tokens, answer tokens)."""
+    def split(self, most_tokens: int, alone_above: float = math.inf) -> list[list[tuple[int, int]]]:
+        """For each step its batches as (tokens, answer tokens); rows above `alone_above` tokens are batches of their own."""
         found = []
         for step in self.steps:
-            groups = split_by_tokens([tokens for tokens, _ in step], most_tokens)
+            groups = split_by_tokens([tokens for tokens, _ in step], most_tokens, alone_above)
             found.append([(sum(step[row][0] for row in group), sum(step[row][1] for row in group)) for group in groups])
         return found
 
@@ -244,7 +247,7 @@ def make_plan(
     shape: Shape, settings: FinetuneSection, work: Work, backend: str, in_4bit: bool, recompute: bool, size: int, rate: float
 ) -> Plan:
     """One plan with its predictions; the peak is that of its worst batch."""
-    steps = work.split(size)
+    steps = work.split(size, shape.rotary_limit)
     batches = [batch for step in steps for batch in step]
     compiled = compiles_layers(backend)
     peaks = [predict_peak(shape, in_4bit, recompute, backend, settings.lora_r, *batch, compiled) for batch in set(batches)]

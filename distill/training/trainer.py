@@ -45,7 +45,7 @@ class StudentTrainer(Trainer):
         order = [list(step) for step in steps]
         super().__init__(model=model, args=args, train_dataset=order, eval_dataset=list(validation) or None)
         self.rows, self.validation, self.tokens_per_batch, self.meter = rows, validation, tokens_per_batch, meter
-        self.rotary_limit, self.unsloths_own = find_rotary_limit(model), is_unsloths_own(model)
+        self.rotary_limit, self.unsloths_own = find_rotary_limit(model.config.get_text_config()), is_unsloths_own(model)
         self.longest = max(len(row.input_ids) for row in [*rows, *validation])
 
     def get_train_dataloader(self) -> DataLoader:

@@ -140,7 +140,7 @@ def test_rotary_factors_of_a_long_row_do_not_reach_a_short_one(short_first: bool
     shape = {"rope_parameters": rope, "original_max_position_embeddings": 24}
     student, reference = make_student("phi3", **shape), add_random_lora(make_model("phi3", **shape))
     rows = [make_row("short", 9, 4), make_row("long", 30, 12), make_row("also short", 7, 4)][:: 1 if short_first else -1]
-    limit = find_rotary_limit(student)
+    limit = find_rotary_limit(student.config.get_text_config())
     groups = split_by_tokens([len(row.input_ids) for row in rows], 1_000, limit)
     assert limit == 24 and len(groups) == 2
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_rotary_factors_of_a_long_row_do_not_reach_a_short_one(short_first: bool
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_turn_all_positions_alike(family: str) -> None:
-    assert find_rotary_limit(make_model(family)) == math.inf
+    assert find_rotary_limit(make_model(family).config.get_text_config()) == math.inf
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

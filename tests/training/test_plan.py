@@ -303,3 +303,11 @@ def test_without_a_gpu_there_is_no_peak_to_compare(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compare_peak(Plan(True, True, 1, 1.0, 1, 1, 1.0)) == {}
+
+
+def test_rows_that_the_trainer_learns_alone_are_planned_alone() -> None:
+    long = Work((((5_000, 100),) * 4,))
+    shape = dataclasses.replace(PHI_4_MINI, rotary_limit=4_096)
+    plans = list_plans(shape, make_settings(), long, "unsloth", H200_RATE)
+    assert {plan.batches for plan in plans} == {4} and {plan.largest_tokens for plan in plans} == {5_000}
+    assert {plan.batches for plan in list_all(long)} != {4}
