@@ -29,7 +29,7 @@ from distill.errors import PipelineError, run
 from distill.files import hold_lock, make_private
 from distill.manifest import FILE_NAME, inherit, list_versions, require_manifest, write_manifest
 from distill.progress import show_progress
-from distill.training.processes import choose_device, is_first, quieten_others, wait_for_others
+from distill.training.processes import choose_device, is_first, part, quieten_others, wait_for_others
 
 if TYPE_CHECKING:
     from distill.records import TrainingExample
@@ -194,6 +194,7 @@ def main() -> None:
     require_rows_apart(model, lesson.rows, trainer.args.device)
     startup_seconds = time.time() - started
     resumed, stop = train_adapters(trainer, config, lesson)
+    part()
     stop.exit_if_stopped()
     if lock is None:
         return  # one of several processes: the first writes

@@ -42,7 +42,7 @@ def find_tokenizer(name_or_path: str, revision: str | None) -> Path:
         folder = find_snapshot(name_or_path, revision)
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise PipelineError(f"{path} is missing: {describe_download(name_or_path, revision)}")
+        raise PipelineError(f"{path} is missing: {describe_download(name_or_path)}")
     return path
 
 

@@ -68,6 +68,15 @@ def wait_for_others() -> None:
             raise PipelineError("another process of this run ended: its own message says why") from None
 
 
+def part() -> None:
+    """Leave the other processes; without it PyTorch's threads may abort a process that has ended well."""
+    if count_processes() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def take_lowest(*figures: float) -> list[float]:
     """The lowest of each figure over all processes, so that all decide alike."""
     if count_processes() == 1:

@@ -18,7 +18,7 @@ import torch
 
 from distill.config import FinetuneSection
 from distill.training.batches import plan_steps
-from distill.training.processes import choose_device, take_lowest
+from distill.training.processes import choose_device, part, take_lowest
 from distill.training.students import load_student
 from distill.training.trainer import build_trainer
 from tests.training.families import make_rows
@@ -47,6 +47,7 @@ def main(base: Path, folder: Path, tokens_per_batch: int, checkpoint: str | None
     (folder / f"found_{trainer.args.process_index}.json").write_text(json.dumps(found), encoding="utf-8")
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    part()
 
 
 if __name__ == "__main__":
