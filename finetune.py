@@ -194,10 +194,9 @@ def main() -> None:
     require_rows_apart(model, lesson.rows, trainer.args.device)
     startup_seconds = time.time() - started
     resumed, stop = train_adapters(trainer, config, lesson)
-    part()
     stop.exit_if_stopped()
     if lock is None:
-        return  # one of several processes: the first writes
+        return part()  # one of several processes: the first writes
     describe_end(trainer.state)
     memory = compare_peak(plan)
     after = answer_samples(model, lesson.tokenizer, config.prompt.system, samples)
@@ -239,6 +238,7 @@ def main() -> None:
     print(f"[OK] Loss {losses['first_loss']:.4f} -> {losses['last_loss']:.4f} in {losses['seconds']:.0f} s of training")
     print(f"[OK] {folder}\nNext:  {type_command('export_gguf.py', args.config)}")
     lock.release()
+    part()
 
 
 if __name__ == "__main__":

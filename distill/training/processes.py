@@ -69,12 +69,12 @@ def wait_for_others() -> None:
 
 
 def part() -> None:
-    """Leave the other processes; without it PyTorch's threads may abort a process that has ended well."""
+    """Leave the other processes when all have come here: one that ended before would have torchrun end the one that writes."""
     if count_processes() > 1:
         from torch import distributed
 
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        wait_for_others()
+        distributed.destroy_process_group()
 
 
 def take_lowest(*figures: float) -> list[float]:
