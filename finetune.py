@@ -191,7 +191,7 @@ def main() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # the plan is about training, not about loading and answering
         trainer.prove_plan()
-    require_rows_apart(model, lesson.rows, trainer.args.device)
+    require_rows_apart(model, lesson.rows, trainer.args.device, trainer.longest)
     startup_seconds = time.time() - started
     resumed, stop = train_adapters(trainer, config, lesson)
     stop.exit_if_stopped()

@@ -50,7 +50,11 @@ class Batch:
 
 
 def lay_end_to_end(rows: Sequence[EncodedExample], device: Any = "cpu", longest: int = 0) -> Batch:
-    """One batch of whole rows, on `device`; `longest` may name a longer row than it holds."""
+    """One batch of whole rows, on `device`.
+
+    `longest` may name a longer row than it holds, and compilers are told that the number of rows varies: with the same longest
+    row, what was compiled for one batch serves all.
+    """
     import torch
 
     lengths = [len(row.input_ids) for row in rows]
@@ -65,10 +69,12 @@ def lay_end_to_end(rows: Sequence[EncodedExample], device: Any = "cpu", longest:
     def as_tensor(values: Sequence[int], dtype: Any = torch.int64) -> Any:
         return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
+    boundaries = as_tensor(starts, torch.int32)
+    torch._dynamo.maybe_mark_dynamic(boundaries, 0)
     return Batch(
         input_ids=as_tensor([token for row in rows for token in row.input_ids])[None],
         position_ids=as_tensor([place for length in lengths for place in range(length)])[None],
-        boundaries=as_tensor(starts, torch.int32),
+        boundaries=boundaries,
         longest=max(longest, *lengths),
         predicting=as_tensor([place for place, _ in supervised]),
         targets=as_tensor([label for _, label in supervised]),

@@ -90,9 +90,7 @@ class StudentTrainer(Trainer):
 
     def sum_loss(self, model: Any, rows: Sequence[EncodedExample]) -> Any:
         """The summed answer loss of rows that are on the GPU together."""
-        # The same longest row and any number of rows: what was compiled for one batch serves all.
         batch = lay_end_to_end(rows, self.args.device, self.longest)
-        torch._dynamo.maybe_mark_dynamic(batch.boundaries, 0)
         # accelerate would do so for training alone; the proof of the plan and the validation run as the steps do.
         with torch.autocast(self.args.device.type, choose_dtype(), enabled=self.args.bf16 or self.args.fp16):
             inputs = batch.to_unsloth_inputs() if self.unsloths_own else batch.to_inputs()

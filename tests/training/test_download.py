@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_the_commit_to_pin_and_the_way_to_an_offline_machine_are_printed(tmp_pat
     if sys.platform != "win32":
         copy = next(line for line in printed.splitlines() if "cp -rL" in line).split("example:  ")[1]
         target = tmp_path / "usb stick"
-        subprocess.run(copy.replace("/media/usb/tiny", str(target)), shell=True, check=True)
+        subprocess.run([part.replace("/media/usb/tiny", str(target)) for part in shlex.split(copy)], check=True)
         assert read_folder(finish(spawn(tmp_path / "elsewhere", FIND, str(target)))) == target
         assert not any(path.is_symlink() for path in target.iterdir())
 
