@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from gguf.constants import GGMLQuantizationType as Kind
 
 from distill.errors import PipelineError
-from distill.gguf.recipe import RECIPES, choose_type, get_recipe
+from distill.gguf.quantisation.recipe import RECIPES, choose_type, get_recipe
+from tests.gguf.llama_cpp_choice import RECORDED, Case, ask_llama_cpp, ask_recipe, list_cases
 
 # What llama-quantize --dry-run chose for a file with all 196 tensors of Phi-4-mini at their real shapes (llama.cpp as vendored
 # in llama-cpp-python 0.3.36, October 2026). Older builds gave every attn_qkv Q5_K in q4_k_m: the same size within 0.1%.
@@ -43,6 +46,30 @@ def test_every_tensor_of_phi_4_mini_gets_llama_cpps_type(quantization: str) -> N
     assert {key: choose_type(recipe, *key, layers=32, tied=True) for key in expected} == expected
 
 
+def read_recorded(case: Case) -> list[str]:
+    """What llama-quantize chose for a case, one line a quantisation."""
+    lines = RECORDED.read_text(encoding="utf-8").splitlines()
+    return [line for name in case.quantizations for line in lines if line.startswith(f"{case} {name}: ")]
+
+
+@pytest.mark.parametrize("case", list_cases(), ids=lambda case: f"{case} {case.quantizations[0]}")
+def test_every_family_gets_llama_cpps_types(case: Case) -> None:
+    assert list(ask_recipe(case)) == read_recorded(case)
+
+
+@pytest.mark.skipif("LLAMA_QUANTIZE" not in os.environ, reason="LLAMA_QUANTIZE names no llama-quantize")
+@pytest.mark.parametrize("case", list_cases(), ids=lambda case: f"{case} {case.quantizations[0]}")
+def test_llama_quantize_itself_chooses_the_recorded_types(case: Case) -> None:
+    assert list(ask_llama_cpp(os.environ["LLAMA_QUANTIZE"], case)) == read_recorded(case)
+
+
+def test_the_record_covers_the_rules() -> None:
+    """70B's values, a tied embedding, layers with more bits, and every fallback."""
+    letters = {letter for case in list_cases() for line in read_recorded(case) for letter in line.split(": ")[1]}
+    assert set("fhb8654oi") <= letters
+    assert any("attn_v=66666666665565" in line for line in read_recorded(Case("llama", 80, False, 256, 512, 8, 1)))
+
+
 @pytest.mark.parametrize(("name", "columns", "kind"), [
     ("blk.5.ffn_up.weight", 320, Kind.Q5_0),  # wanted Q4_K
     ("blk.0.ffn_down.weight", 320, Kind.Q8_0),  # wanted Q6_K
@@ -63,9 +90,12 @@ def test_without_tying_the_output_matrix_is_the_sensitive_one() -> None:
     assert choose_type(recipe, "token_embd.weight", (512, 256), layers=2, tied=False) == Kind.Q4_K
 
 
-def test_f16_keeps_vectors_in_f32() -> None:
-    assert choose_type(RECIPES["f16"], "blk.0.attn_norm.weight", (256,), layers=2, tied=True) == Kind.F32
-    assert choose_type(RECIPES["f16"], "blk.0.ffn_up.weight", (512, 256), layers=2, tied=True) == Kind.F16
+@pytest.mark.parametrize(("quantization", "kind"), [("f16", Kind.F16), ("bf16", Kind.BF16)])
+def test_16_bits_keep_vectors_in_f32(quantization: str, kind: Kind) -> None:
+    recipe = RECIPES[quantization]
+    assert choose_type(recipe, "blk.0.attn_norm.weight", (256,), layers=2, tied=True) == Kind.F32
+    assert choose_type(recipe, "blk.0.attn_q.bias", (256,), layers=2, tied=True) == Kind.F32
+    assert choose_type(recipe, "blk.0.ffn_up.weight", (512, 256), layers=2, tied=True) == kind
 
 
 def test_unknown_quantisation_names_the_known_ones() -> None:

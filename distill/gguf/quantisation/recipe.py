@@ -1,8 +1,9 @@
 """
-Which tensor gets which type: llama.cpp's own choice for each quantisation, as a table and one rule.
+Which tensor gets which type: llama.cpp's own choice for each quantisation, as a table and a few rules.
 
-The rule was checked against `llama-quantize` for every tensor of Phi-4-mini (tests/gguf/test_recipe.py). Knows tensor names
-in GGUF spelling and shapes; neither data nor files.
+The rules are those of src/llama-quant.cpp without an importance matrix, for models without experts; tests/gguf/quantisation
+checks them against what llama-quantize chose for every family. Knows tensor names in GGUF spelling and shapes; neither data nor
+files.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "f16": Recipe(Kind.F16, Kind.F16, Kind.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": Recipe(Kind.BF16, Kind.BF16, Kind.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": Recipe(Kind.Q8_0, Kind.Q8_0, Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q6_k": Recipe(Kind.Q6_K, Kind.Q6_K, Kind.Q6_K, LlamaFileType.MOSTLY_Q6_K),
     "q5_k_m": Recipe(Kind.Q5_K, Kind.Q6_K, Kind.Q6_K, LlamaFileType.MOSTLY_Q5_K_M),
@@ -45,16 +47,24 @@ def get_recipe(quantization: str) -> Recipe:
     return RECIPES[quantization]
 
 
-def choose_type(recipe: Recipe, name: str, shape: tuple[int, ...], layers: int, tied: bool) -> Kind:
+def choose_type(
+    recipe: Recipe, name: str, shape: tuple[int, ...], layers: int, tied: bool, architecture: str = "",
+    grouped_query: bool = False,
+) -> Kind:
     """
     The type for one tensor.
 
-    name: as in the GGUF. shape: as in PyTorch, the row length last. layers: of the whole model.
-    tied: no output.weight exists, so that token_embd.weight serves as the output too.
+    name: as in the GGUF. shape: as in PyTorch, the row length last. layers: of the whole model. tied: no output.weight exists,
+    so that token_embd.weight serves as the output too. architecture: general.architecture. grouped_query: several query heads
+    share a key and a value.
     """
-    if len(shape) < 2 or "_norm." in name:
+    if len(shape) < 2 or not name.endswith(".weight") or "_norm." in name:
         return Kind.F32
-    return fit_rows(choose_wanted_type(recipe, name, layers, tied), shape[-1])
+    wanted = choose_wanted_type(recipe, name, layers, tied)
+    # llama.cpp takes this for the 70B model, whose values are an eighth of its queries: more bits for them cost little.
+    if wanted == Kind.Q4_K and name.endswith("attn_v.weight") and architecture == "llama" and layers == 80 and grouped_query:
+        wanted = Kind.Q5_K
+    return fit_rows(wanted, shape[-1])
 
 
 def choose_wanted_type(recipe: Recipe, name: str, layers: int, tied: bool) -> Kind:
