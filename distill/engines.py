@@ -244,7 +244,7 @@ def require_same_prompts(shown: Sequence[Mapping[str, Any]]) -> None:
 
 
 class EmbeddedEngine:
-    """llama.cpp in this process, with the chat template that stands in the GGUF file."""
+    """llama.cpp in this process, with the chat template of the GGUF file and the stops of the Modelfile beside it."""
 
     def __init__(self, models: Mapping[Side, Model], options: Options) -> None:
         self._models, self._options = models, options
@@ -255,16 +255,16 @@ class EmbeddedEngine:
     @contextmanager
     def load(self, side: Side) -> Iterator[Ask]:
         """Raises PipelineError when llama.cpp refuses the file; that is no failed call, and ends the run."""
-        from distill.gguf.modelfile import STOPS
+        from distill.gguf.modelfile import read_modelfile
         from distill.llamacpp import LlamaModel
 
-        options = self._options
+        options, stops = self._options, read_modelfile(self._models[side].modelfile).stops
         with LlamaModel(self._models[side].path, n_ctx=options["num_ctx"]) as model:
 
             def complete(messages: Sequence[Message]) -> Reply:
                 made = model.complete(
                     model.apply_template(messages), temperature=options["temperature"], top_p=options["top_p"],
-                    top_k=options["top_k"], max_tokens=options["num_predict"], seed=options["seed"], stop=STOPS,
+                    top_k=options["top_k"], max_tokens=options["num_predict"], seed=options["seed"], stop=stops,
                 )
                 return Reply(made.text, made.finish_reason, made.prompt_tokens, made.generated_tokens)
 

@@ -89,6 +89,31 @@ class OllamaClient:
         """What Ollama knows of a model, its Modelfile under "modelfile". Raises OllamaError, status 404 without the model."""
         return self._call("/api/show", {"model": model})
 
+    def render_chat(self, model: str, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt that Ollama would make of the messages, without asking the model; "" if this Ollama does not show it.
+
+        Loads the model. `_debug_render_only` is not documented; a server that does not know it answers with one token.
+        """
+        return self._render("/api/chat", {"model": model, "messages": list(messages)})
+
+    def render_generate(self, model: str, prompt: str) -> str:
+        """The same for /api/generate, where HybridRAG3 sends its prompts."""
+        return self._render("/api/generate", {"model": model, "prompt": prompt})
+
+    def has_blob(self, sha256: str) -> bool:
+        """Whether Ollama holds a file already, so that creating a model from it takes no room."""
+        try:
+            self._call(f"/api/blobs/sha256:{sha256}", method="HEAD")
+        except OllamaError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name; its files are shared. Raises OllamaError."""
+        self._call("/api/copy", {"source": source, "destination": destination})
+
     def version(self) -> str:
         """Ollama's version, such as 0.30.1."""
         return str(self._call("/api/version").get("version", ""))
@@ -96,6 +121,11 @@ class OllamaClient:
     def unload(self, model: str) -> None:
         """Free the memory that a model takes. Raises OllamaError."""
         self._call("/api/generate", {"model": model, "keep_alive": 0})
+
+    def _render(self, path: str, body: dict[str, Any]) -> str:
+        settings = {"_debug_render_only": True, "stream": False, "options": {"num_predict": 1}}
+        shown = self._call(path, {**body, **settings}).get("_debug_info") or {}
+        return shown.get("rendered_template") or ""
 
     def _to_reply(self, body: dict[str, Any]) -> ChatReply:
         message = body.get("message")
@@ -111,13 +141,15 @@ class OllamaClient:
             total_seconds=seconds("total_duration"), answer_seconds=seconds("eval_duration"),
         )
 
-    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _call(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> dict[str, Any]:
         """GET, or POST when there is a body. Every way to fail becomes an OllamaError."""
         data = None if body is None else json.dumps(body).encode("utf-8")
-        request = urllib.request.Request(self.base_url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.base_url + path, data, {"Content-Type": "application/json"}, method=method)
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
-                answer = json.loads(response.read())
+                text = response.read()
+                # /api/copy and HEAD say yes with an empty body.
+                answer = json.loads(text) if text else {}
         except urllib.error.HTTPError as error:
             raise self._explain_status(path, error.code, read_error(error), (body or {}).get("model")) from None
         except (OSError, HTTPException) as error:

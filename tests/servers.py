@@ -83,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.server_object.bodies.append(body)
-        self.dispatch(json.loads(body or b"{}"))
+        is_file = self.headers.get("Content-Type") == "application/octet-stream"
+        self.dispatch(body if is_file else json.loads(body or b"{}"))
 
     def dispatch(self, body: Any) -> None:
         """Record, then answer; a client that was killed meanwhile is no error."""
@@ -103,6 +104,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def reply_empty(self, status: int = 200) -> None:
+        """Send a status alone."""
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def drop(self) -> None:
         """Close the connection without an answer."""
@@ -305,8 +312,7 @@ class OllamaServer(Server):
             return handler.reply({"models": [{"name": name} for name in self.models]})
         if path == "/api/version":
             return handler.reply({"version": "0.30.1"})
-        name = body["model"] if ":" in body["model"] else body["model"] + ":latest"
-        if name not in self.models:
+        if with_tag(body["model"]) not in self.models:
             return handler.reply({"error": f"model '{body['model']}' not found"}, 404)
         return getattr(self, "send_" + path.rsplit("/", 1)[-1])(handler, body)
 
@@ -329,3 +335,8 @@ class OllamaServer(Server):
     def send_generate(self, handler: Handler, body: Any) -> None:
         """Only what unloading a model needs."""
         handler.reply({"model": body["model"], "response": "", "done": True, "done_reason": "unload"})
+
+
+def with_tag(name: str) -> str:
+    """A model's name as Ollama keeps it."""
+    return name if ":" in name else f"{name}:latest"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import evaluate
 from distill.engines import EmbeddedEngine, Model, Reply, find_models, hash_request, make_ask, make_options, plan_questions
 from distill.errors import PipelineError
 from distill.files import read_json, read_jsonl
+from distill.gguf.chat import FORMATS, ChatFormat
+from distill.gguf.modelfile import render_modelfile
 from tests.finished_stages import BASE, TUNED, write_config, write_stages
 
 OPTIONS = {"temperature": 0.0, "top_p": 0.9, "top_k": 40, "seed": 42, "num_ctx": 512, "num_predict": 24}
@@ -92,16 +95,25 @@ def test_request_hash_does_not_see_names() -> None:
 def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages 1 to 3 done, with two different random models as base and tuned."""
     pytest.importorskip("xllamacpp")
-    from distill.gguf.convert import convert
+    from distill.gguf.convert import Output, convert
     from tests.tiny_models import write_tiny_phi3
 
     folder = tmp_path_factory.mktemp("embedded")
     config = write_config(folder, "http://127.0.0.1:9", "engine: embedded\n  max_tokens: 24")
+    config.gguf_dir.mkdir()
     for seed, name in enumerate((BASE, TUNED)):
         tiny = write_tiny_phi3(folder / f"tiny-{name}", seed=seed)
-        convert(tiny, None, config.gguf_dir / f"{name}-q4_k_m.gguf", quantization="f16", name=name)
+        convert(tiny, None, [Output(config.gguf_dir / f"{name}-q4_k_m.gguf", "f16", name, tuned=False)])
+        write_modelfile(config.gguf_dir / ("Modelfile" if name == TUNED else "Modelfile.base"), FORMATS[0])
     write_stages(config, 3)
     return folder
+
+
+def write_modelfile(path: Path, format: ChatFormat) -> None:
+    """A Modelfile of the format."""
+    path.write_text(
+        render_modelfile("a.gguf", format=format, system="", temperature=0, top_p=1, top_k=40, num_ctx=512), encoding="utf-8"
+    )
 
 
 def make_embedded(folder: Path, **options: Any) -> tuple[EmbeddedEngine, list]:
@@ -138,10 +150,29 @@ def test_embedded_prompt_that_does_not_fit_is_a_failure(work_dir: Path, num_ctx:
         assert ask("row", long).error and not ask("row", long).text
 
 
+def test_embedded_answers_end_at_the_modelfiles_stops(work_dir: Path, tmp_path: Path) -> None:
+    engine, questions = make_embedded(work_dir)
+    with engine.load("base") as ask:
+        whole = ask("row", questions[0].messages).text
+    stop = re.search(r"[A-Za-z]{2}", whole[3:])[0]  # white space could also have stood before the answer
+    write_modelfile(tmp_path / "Modelfile", replace(FORMATS[0], stops=(stop,)))
+    models = {"base": replace(engine._models["base"], modelfile=tmp_path / "Modelfile")}
+    with EmbeddedEngine(models, engine._options).load("base") as ask:
+        assert ask("row", questions[0].messages).text == whole.partition(stop)[0].strip()
+
+
+def test_embedded_without_a_modelfile_ends_the_run(work_dir: Path, tmp_path: Path) -> None:
+    engine, _ = make_embedded(work_dir)
+    models = {"base": replace(engine._models["base"], modelfile=tmp_path / "Modelfile")}
+    with pytest.raises(PipelineError, match="Modelfile is missing"), EmbeddedEngine(models, OPTIONS).load("base"):
+        pass
+
+
 def test_embedded_file_that_llamacpp_refuses_ends_the_run(work_dir: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF but not really")
-    engine = EmbeddedEngine({"base": replace(MODEL, path=damaged)}, OPTIONS)
+    write_modelfile(tmp_path / "Modelfile", FORMATS[0])
+    engine = EmbeddedEngine({"base": replace(MODEL, path=damaged, modelfile=tmp_path / "Modelfile")}, OPTIONS)
     with pytest.raises(PipelineError, match=r"can not load .*damaged\.gguf"), engine.load("base"):
         pass
 

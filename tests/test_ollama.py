@@ -7,6 +7,7 @@ import pytest
 
 from distill.errors import PipelineError
 from distill.ollama import OllamaClient, OllamaError
+from tests.gguf.ollama_registry import RegistryServer
 from tests.servers import OllamaServer, embed_words
 
 
@@ -46,6 +47,36 @@ def test_unload_asks_for_keep_alive_zero() -> None:
     with OllamaServer(models=["base:latest"]) as server:
         OllamaClient(server.base_url).unload("base")
         assert server.requests[0]["path"] == "/api/generate" and server.requests[0]["body"]["keep_alive"] == 0
+
+
+def test_a_prompt_is_rendered_and_not_answered() -> None:
+    with RegistryServer(render=lambda template, messages: template + repr(messages)) as server:
+        server.keep_as("tuned", {"template": "T", "system": "S", "files": {}, "parameters": {}})
+        client, said = OllamaClient(server.base_url), [{"role": "user", "content": "Q"}]
+        expected = "T" + repr([{"role": "system", "content": "S"}, *said])
+        assert client.render_chat("tuned", said) == client.render_generate("tuned", "Q") == expected
+        assert all(request["body"]["_debug_render_only"] and not request["body"]["stream"] for request in server.requests)
+
+
+def test_an_ollama_that_does_not_show_prompts_shows_none() -> None:
+    with OllamaServer(models=["tuned:latest"]) as server:
+        assert OllamaClient(server.base_url).render_chat("tuned", [{"role": "user", "content": "Q"}]) == ""
+        assert server.requests[0]["body"]["options"] == {"num_predict": 1}  # it answers, but not for long
+
+
+def test_blobs_and_copies() -> None:
+    with RegistryServer() as server:
+        server.keep_as("tuned", {"files": {}})
+        server.files["ab" * 32] = b""
+        client = OllamaClient(server.base_url)
+        assert client.has_blob("ab" * 32) and not client.has_blob("cd" * 32)
+        client.copy("tuned", "tuned:before")
+        assert client.list_models() == ["tuned:latest", "tuned:before"]
+
+
+def test_a_failing_server_is_not_taken_for_a_missing_blob() -> None:
+    with OllamaServer(fault=lambda *_: (500, {"error": "disk"})) as server, pytest.raises(OllamaError, match="with 500"):
+        OllamaClient(server.base_url).has_blob("ab" * 32)
 
 
 def test_an_unknown_model_says_what_to_pull() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import PipelineError
+from distill.gguf.chat import DATE
 from distill.prompts import Message, find_markup, join_reasoning, to_messages
 from distill.records import TrainingExample
 
@@ -103,7 +104,8 @@ def render(tokenizer: Any, messages: list[Message], for_answer: bool) -> str:
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer)
+        # Llama 3.2's template would write today's date into every row, and the Modelfile cannot follow.
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer, date_string=DATE)
     except TemplateError as error:
         raise PipelineError(
             f'the base model\'s chat template refuses these messages ({error}): set prompt.system to "", put its words into '
