@@ -42,14 +42,18 @@ class LlamaModel:
     A GGUF loaded by llama.cpp; a context manager.
 
     n_ctx: tokens of prompt and answer together. n_threads: by default half the logical processors, since hyperthreads and a
-    busy machine make llama.cpp's threads wait for each other. Everything stays on the CPU (the wheels of PyPI know no GPU).
+    busy machine make llama.cpp's threads wait for each other. longest_text: tokens of the longest text whose `hidden_states`
+    will be asked for. Everything stays on the CPU (the wheels of PyPI know no GPU).
     Raises PipelineError, with the process intact, for a file that llama.cpp refuses.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int = 4096, n_threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, n_ctx: int = 4096, n_threads: int | None = None, longest_text: int = 0) -> None:
         self.path = path
         self._key = secrets.token_hex(16)
-        self._server: Any = start_server(path, self._key, n_ctx, n_threads or max(1, (os.cpu_count() or 2) // 2))
+        params = describe_server(path, self._key, n_ctx, n_threads or max(1, (os.cpu_count() or 2) // 2))
+        if longest_text:
+            keep_hidden_states(params, longest_text)
+        self._server: Any = start_server(path, params)
         # /slots is answered by the server's main loop, the others are not. A server that is stopped before its loop has begun
         # never stops, which happens on a busy machine.
         self._ask("/slots")
@@ -88,6 +92,16 @@ class LlamaModel:
         for entry in entries:
             result[entry["id"]] = entry["logprob"]
         return result
+
+    def hidden_states(self, tokens: Sequence[int]) -> np.ndarray:
+        """
+        What the output matrix is multiplied with at every place of a text, float32 [len(tokens), width], in one go.
+
+        llama.cpp computes and keeps all logits meanwhile: 8 bytes for each token and entry of the vocabulary.
+        Raises PipelineError for a text above `longest_text`.
+        """
+        answer = self._ask("/embedding", {"content": list(tokens), "embd_normalize": -1})
+        return np.array(answer[0]["embedding"], dtype=np.float32)
 
     def complete(
         self,
@@ -132,20 +146,35 @@ class LlamaModel:
             raise PipelineError(f"llama.cpp with {self.path.name}: {read_message(error)}") from None
 
 
-def start_server(path: Path, key: str, n_ctx: int, n_threads: int) -> Any:
-    """An xllamacpp.Server that prints nothing. Raises PipelineError for a missing, damaged or unknown file."""
+def describe_server(path: Path, key: str, n_ctx: int, n_threads: int) -> Any:
+    """xllamacpp.CommonParams for a server that prints nothing."""
     try:
         import xllamacpp
     except ImportError:
         raise PipelineError("xllamacpp is not installed: pip install xllamacpp") from None
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing: run  python export_gguf.py  first")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_gpu_layers, params.cpuparams.n_threads = n_ctx, 0, n_threads
     # fit_params would change n_ctx by itself to fit a GPU; a warm-up run and the web page are of no use here.
     params.fit_params, params.warmup, params.ui, params.verbosity, params.endpoint_slots = False, False, False, 0, True
     params.n_parallel, params.api_keys = 1, [key]
+    return params
+
+
+def keep_hidden_states(params: Any, longest_text: int) -> None:
+    """Have a server tell the states of texts up to a length; it takes each in one piece."""
+    import xllamacpp
+
+    params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_NONE
+    params.n_batch = params.n_ubatch = longest_text
+
+
+def start_server(path: Path, params: Any) -> Any:
+    """Raises PipelineError for a missing, damaged or unknown file."""
+    import xllamacpp
+
+    if not path.is_file():
+        raise PipelineError(f"{path} is missing: run  python export_gguf.py  first")
     try:
         return xllamacpp.Server(params)
     except RuntimeError:

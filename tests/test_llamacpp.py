@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from distill.errors import PipelineError
-from distill.gguf.convert import convert
+from distill.gguf.convert import Output, convert
 from distill.llamacpp import LlamaModel
 
 PROMPT = "<|user|>What torque do the bolts need?<|end|><|assistant|>"
@@ -17,7 +18,7 @@ PROMPT = "<|user|>What torque do the bolts need?<|end|><|assistant|>"
 @pytest.fixture(scope="module")
 def gguf(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llamacpp") / "tiny.gguf"
-    convert(tiny_phi3, None, path, quantization="f16", name="tiny")
+    convert(tiny_phi3, None, [Output(path, "f16", "tiny", False)])
     return path
 
 
@@ -50,6 +51,36 @@ def test_probabilities_even_where_the_model_would_stop(llama: LlamaModel) -> Non
     for _ in range(60):
         found = llama.log_probabilities([int(token) for token in rng.integers(0, 900, size=3)])
         assert np.isfinite(found).all()
+
+
+def test_hidden_states_times_the_embedding_are_the_probabilities(gguf: Path) -> None:
+    embedding = next(tensor for tensor in GGUFReader(gguf).tensors if tensor.name == "token_embd.weight").data
+    with LlamaModel(gguf, n_ctx=256, n_threads=1, longest_text=32) as model:
+        tokens = model.tokenize(PROMPT)
+        states, own = model.hidden_states(tokens), model.log_probabilities(tokens)
+    assert states.shape == (len(tokens), 256)
+    logits = states[-1] @ embedding.astype(np.float32).T
+    np.testing.assert_allclose(logits - np.log(np.exp(logits).sum()), own, atol=0.02)
+
+
+def test_probabilities_are_the_same_beside_hidden_states(gguf: Path, llama: LlamaModel) -> None:
+    tokens = llama.tokenize(PROMPT)
+    with LlamaModel(gguf, n_ctx=256, n_threads=1, longest_text=64) as model:
+        model.hidden_states(tokens)
+        np.testing.assert_allclose(model.log_probabilities(tokens), llama.log_probabilities(tokens), atol=0.02)
+
+
+def test_a_text_longer_than_was_announced_has_no_hidden_states(gguf: Path) -> None:
+    with (
+        LlamaModel(gguf, n_ctx=256, n_threads=1, longest_text=32) as model,
+        pytest.raises(PipelineError, match=r"llama\.cpp with tiny\.gguf: .*40"),
+    ):
+        model.hidden_states([5] * 40)
+
+
+def test_hidden_states_must_be_announced(llama: LlamaModel) -> None:
+    with pytest.raises(PipelineError, match=r"llama\.cpp with tiny\.gguf: "):
+        llama.hidden_states([5, 6])
 
 
 def test_greedy_completion_follows_the_probabilities(llama: LlamaModel) -> None:

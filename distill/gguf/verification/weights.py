@@ -1,0 +1,104 @@
+"""
+Does a GGUF hold base and adapter? Some rows of every tensor, dequantised, against the merged weights in float32.
+
+A model that was converted faultlessly from the wrong weights computes what Hugging Face computes with them; only this tells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import ReaderTensor
+from gguf.constants import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
+
+from distill.gguf.families.common import Model, Weight
+from distill.gguf.merge import MergedWeights
+from distill.gguf.verification.structure import open_gguf, require
+
+# Root mean square error over root mean square, for one tensor: three times what the type gives for normal weights.
+MOST_ERROR = {
+    Kind.F32: 1e-6, Kind.F16: 2e-3, Kind.BF16: 1e-2, Kind.Q8_0: 0.02, Kind.Q6_K: 0.06, Kind.Q5_K: 0.12, Kind.Q5_1: 0.12,
+    Kind.Q5_0: 0.15, Kind.Q4_K: 0.25,
+}
+# How far the found share of an adapter's update may be from 1, beyond five standard errors.
+SHARE_SLACK = 0.1
+SLICES, SLICE_ROWS = 4, 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sums over the sampled values of one tensor: of squares of the wanted values, the errors and the update, and of the
+    update times what the file differs by from the base."""
+
+    values: int
+    wanted: float
+    error: float
+    update: float
+    product: float
+
+    @property
+    def share(self) -> float:
+        """How much of the update the file holds: 1 if it was merged, 0 if not (least squares)."""
+        return self.product / self.update
+
+    @property
+    def share_error(self) -> float:
+        """The standard error of `share`, from rounding."""
+        return math.sqrt(self.error / self.values / self.update)
+
+
+def check_weights(path: Path, model: Model, merged: MergedWeights) -> dict[str, Any]:
+    """
+    Compare some rows of every tensor with `merged`.
+
+    Raises PipelineError for a tensor that is further from it than its type explains, or that lacks the adapter's update.
+    """
+    tensors = {tensor.name: tensor for tensor in open_gguf(path).tensors}
+    worst, shares, weighed = 0.0, 0.0, 0.0
+    for weight in model.weights:
+        tensor = tensors[weight.name]
+        sample = take_sample(tensor, weight, merged)
+        relative = math.sqrt(sample.error / sample.wanted) if sample.error else 0.0
+        limit = MOST_ERROR.get(tensor.tensor_type, max(MOST_ERROR.values()))
+        require(
+            path, relative <= limit,
+            f"weights: {weight.name} is {relative:.2g} of its size from base and adapter (limit {limit:.2g} for "
+            f"{tensor.tensor_type.name}): the file was made from other weights, or wrongly",
+        )
+        if sample.update:
+            slack = SHARE_SLACK + 5 * sample.share_error
+            require(
+                path, abs(sample.share - 1) <= slack,
+                f"weights: {weight.name} holds {sample.share:.2f} of the adapter's update (limit 1 +- {slack:.2f})",
+            )
+            shares, weighed = shares + sample.product, weighed + sample.update
+        worst = max(worst, relative / limit)
+    found: dict[str, Any] = {"tensors": len(model.weights), "worst_error_of_limit": worst, "limit": 1.0}
+    return {**found, "adapter_share": shares / weighed if weighed else None, "passed": True}
+
+
+def take_sample(tensor: ReaderTensor, weight: Weight, merged: MergedWeights) -> Sample:
+    """Rows from all over one tensor."""
+    sums = np.zeros(5)
+    for start, stop in spread_slices(weight.shape[0], weight.row_step):
+        stored = dequantize(np.asarray(tensor.data[start:stop]), tensor.tensor_type).astype(np.float32)
+        found = weight.restore(torch.from_numpy(stored)).double()
+        base = merged.base_rows(weight.source, start, stop).cpu().double()
+        wanted = merged.rows(weight.source, start, stop).cpu().double()
+        update = wanted - base
+        parts = (wanted.square(), (found - wanted).square(), update.square(), update * (found - base))
+        sums += [wanted.numel(), *(float(part.sum()) for part in parts)]
+    return Sample(int(sums[0]), *sums[1:].tolist())
+
+
+def spread_slices(rows: int, step: int) -> list[tuple[int, int]]:
+    """(start, stop) of SLICES slices of about SLICE_ROWS rows, in multiples of `step`, from the first rows to the last."""
+    size = min(rows, max(step, SLICE_ROWS // step * step))
+    starts = {int(start) // step * step for start in np.linspace(0, rows - size, SLICES)}
+    return [(start, start + size) for start in sorted(starts)]
