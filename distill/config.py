@@ -283,9 +283,12 @@ class ExportSection(Section):
     """Stage 3: GGUF, Modelfile, verification."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "hybridrag-phi4mini"
-    quantization: tuple[Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"], ...] = Field(default=("q4_k_m",), min_length=1)
+    quantization: tuple[Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"], ...] = Field(
+        default=("q4_k_m",), min_length=1
+    )
     export_base: bool = True
-    verify: bool = True
+    save_merged: bool = False
+    verify: Literal["quick", "full", "none"] = "quick"
     temperature: float = Field(default=0.3, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
     top_k: Positive = 40
@@ -343,8 +346,14 @@ class Config(Section):
         return self.work_dir / "evaluation"
 
     def describe(self, section: str) -> dict[str, Any]:
-        """A section as plain values without machine paths: relative to work_dir, or the name alone outside it."""
-        return strip_paths(getattr(self, section).model_dump(mode="python"), self.work_dir)
+        """A section as plain values without machine paths: relative to work_dir, or the name alone outside it.
+
+        Of masking.patterns it has the names alone: an expression may hold what it shall mask, and manifests travel.
+        """
+        values = strip_paths(getattr(self, section).model_dump(mode="python"), self.work_dir)
+        if section == "generate":
+            values["masking"]["patterns"] = sorted(values["masking"]["patterns"])
+        return values
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key such as finetune.base_model, described as in `describe`."""

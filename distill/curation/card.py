@@ -140,20 +140,13 @@ def render_making(facts: Mapping[str, Any]) -> str:
     if not config:
         return ""
     text = json.dumps(config, sort_keys=True, ensure_ascii=False, default=str)
-    settings = yaml.safe_dump(hide_patterns(json.loads(text)), sort_keys=False, allow_unicode=True).strip()
+    settings = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True).strip()
     return "\n\n".join([
         "## How it was made",
         "By generate_training_data.py. No document, and none of its near-duplicates, is on both sides; questions that are "
         "nearly the same are on one.",
         f"The settings of `generate` in config.yaml, sha256 {sha256_text(text)}:", f"```yaml\n{settings}\n```",
     ])
-
-
-def hide_patterns(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the names of masking.patterns alone: an expression may hold what it shall mask."""
-    masking = config.get("masking") or {}
-    hidden = {"patterns": sorted(masking["patterns"])} if masking.get("patterns") else {}
-    return {**config, "masking": {**masking, **hidden}} if hidden else config
 
 
 def make_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
