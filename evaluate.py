@@ -150,6 +150,7 @@ def describe_conditions(config: Config, models: Mapping[Side, Model]) -> dict[st
         "engine": config.evaluate.engine,
         "options": make_options(config),
         "models": {side: {field: getattr(models[side], field) for field in fields} for side in SIDES},
+        "verification": f"../{config.gguf_dir.name}/verification.json",  # seen from the report, beside which gguf/ lies
     }
 
 

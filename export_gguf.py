@@ -1,42 +1,41 @@
 """
-Stage 3 of 4: adapters -> merged weights -> GGUF files and Modelfiles for Ollama.
+Stage 3 of 4: adapters -> GGUF files and Modelfiles for Ollama, each proven to be the model that was trained.
 
     python export_gguf.py
     python export_gguf.py --dry-run     # check everything, print what would be written and how large it is
     python export_gguf.py --skip-base   # the tuned model alone; evaluate.py then has nothing to compare it with
     python export_gguf.py --overwrite   # export again; without it an unfinished export goes on
+    python export_gguf.py --register    # have tuned and base in Ollama; exports first if that was not done yet
+    python export_gguf.py --bundle      # pack a zip for a machine without a network; --part-size 1.9GB makes parts
+    python export_gguf.py --llama-cpp FOLDER   # with your own llama.cpp, for a model that this exporter does not know
 
-Reads   adapters/   from finetune.py, and the 16-bit base model on disk
-Writes  gguf/       for Ollama and evaluate.py: <name>-q4_k_m.gguf, <name>-base-q4_k_m.gguf, Modelfile, Modelfile.base,
-                    SHA256SUMS, verification.json
+Reads   adapters/        from finetune.py, and the 16-bit base model on disk
+        training_data/   if it is there: its texts are tokenized, its held-out rows measure perplexity (verify: full)
+Writes  gguf/            for Ollama and evaluate.py: <name>-q4_k_m.gguf, <name>-base-q4_k_m.gguf, Modelfile, Modelfile.base,
+                         SHA256SUMS, verification.json
 Needs   no GPU, no compiler, no network; about 6 GB of memory for Phi-4-mini, and the disk space that --dry-run prints
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.base_model import find_base_model, hash_base_model
 from distill.config import Config, load_config, name_path, type_command
 from distill.errors import PipelineError, run
-from distill.files import hold_lock, read_json, replace_file, sha256_file, sha256_text, write_json_atomic, write_text_atomic
+from distill.files import hold_lock, sha256_file, sha256_text, write_text_atomic
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
-from distill.progress import show_progress
 
 if TYPE_CHECKING:
-    from distill.gguf.bundle import Job
-    from distill.gguf.verify import Distributions
+    from distill.gguf.families.common import Model
 
 NAME = "export_gguf.py"
-POSITIONS = 32  # compared with Hugging Face for each GGUF; each costs llama.cpp about a second with Phi-4-mini
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +45,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--skip-base", action="store_true", help="do not export the base model for comparison")
     parser.add_argument("--overwrite", action="store_true", help="delete gguf/ and export again")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    parser.add_argument("--register", action="store_true", help="create the models in Ollama and check them there")
+    parser.add_argument("--bundle", nargs="?", const="", metavar="FILE", help="pack gguf/ for another machine")
+    parser.add_argument("--bundle-base", action="store_true", help="with the base model too, for an evaluation over there")
+    parser.add_argument("--part-size", metavar="SIZE", help="split the bundle into parts of this size: 1.9GB; under 2 GiB")
+    parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="use the converter and quantiser of this llama.cpp")
     return parser.parse_args()
 
 
@@ -64,106 +68,41 @@ def require_same_base(base: Path, adapters: Mapping[str, Any]) -> list[dict[str,
     return files
 
 
-def check_adapter(base: Path, folder: Path) -> int:
-    """The number of modules to merge. Raises PipelineError for an adapter that can not be merged into this base."""
-    from distill.gguf.merge import BaseWeights, MergedWeights, load_adapter
+def check_adapter(base: Path, folder: Path, model: Model | None) -> list[str]:
+    """The tensors that the adapter changes. Raises PipelineError for one that can not be merged into this base."""
+    from distill.gguf.merge import MergedWeights, load_adapter
+    from distill.gguf.shards import BaseWeights
 
     with BaseWeights(base) as weights:
-        merged = MergedWeights(weights, load_adapter(folder))
-        if len(merged.list_unchanged()) == len(merged.pairs):
+        merged = MergedWeights(weights, load_adapter(folder), tied=model is not None and model.tied)
+        changed = merged.list_merged()
+        if model is not None:
+            merged.require_used({weight.source for weight in model.weights})
+        if len(merged.list_unchanged()) == len(changed):
             print("[WARN] the adapter changes nothing, all its B matrices are zero: tuned and base will be the same model")
-        return len(merged.pairs)
+        return changed
 
 
-def warn_long_context(config: Config, base: Path) -> None:
-    """Above the original context llama.cpp serves a longrope model with factors that training never used."""
-    from distill.gguf.phi3 import read_phi3
-
-    original = read_phi3(base).original_context
-    if config.export.num_ctx > original:
-        print(f"[WARN] export.num_ctx {config.export.num_ctx} is above {original}: the served model is not the trained one")
+def describe_origin(config: Config, adapters: Mapping[str, Any]) -> list[str]:
+    """Comment lines of every Modelfile: base, rows, epochs, rank, and the hash by which the adapter can be found."""
+    source, settings, counts = config.adapters_dir / FILE_NAME, adapters["config"]["finetune"], adapters["counts"]
+    rows, steps = counts.get("rows", 0), counts.get("steps", 0)
+    epochs = steps * settings["effective_batch_size"] / rows if rows else 0
+    return [
+        f"Made by {NAME} from {config.value_of('finetune.base_model')}",
+        f"Trained on {rows:,} rows, {epochs:.1f} epochs in {steps:,} steps, rank {settings['lora_r']}",
+        f"{name_path(source, config.work_dir)} has sha256 {sha256_file(source)}",
+    ]
 
 
 # -----------------------------------------------------------------------------
-# Export
+# The stage
 
 
-def export_all(config: Config, base: Path, jobs: Sequence[Job], made_from: str) -> dict[str, dict[str, Any]]:
-    """Make every GGUF that an unfinished run has not made; returns the contents of verification.json."""
-    from distill.gguf.bundle import VERIFICATION
-    from distill.gguf.verify import make_reference
-
-    folder, adapters = config.gguf_dir, {"tuned": config.adapters_dir, "base": None}
-    references = {side: make_reference(base, adapter, POSITIONS) for side, adapter in adapters.items()}
-    entries: dict[str, dict[str, Any]] = read_json(folder / VERIFICATION) if (folder / VERIFICATION).exists() else {}
-    entries = {job.gguf: entries[job.gguf] for job in jobs if job.gguf in entries}
-    for job in jobs:
-        if is_finished(folder / job.gguf, entries.get(job.gguf, {}), made_from):
-            print(f"[SKIP] {job.gguf} was finished by an earlier run")
-            continue
-        entry = export_one(config, base, adapters[job.side], job, references[job.side])
-        entries[job.gguf] = {"made_from": made_from, **entry}
-        write_json_atomic(folder / VERIFICATION, entries)
-    return entries
-
-
-def is_finished(path: Path, entry: Mapping[str, Any], made_from: str) -> bool:
-    """True for a file that was verified and has not changed since."""
-    return entry.get("made_from") == made_from and path.is_file() and sha256_file(path) == entry["sha256"]
-
-
-def export_one(
-    config: Config, base: Path, adapter: Path | None, job: Job, reference: Callable[[], Distributions]
-) -> dict[str, Any]:
-    """Convert and verify, and only then give the file its name; returns what was found."""
-    from distill.gguf.convert import convert, count_tensors
-    from distill.gguf.verify import check_structure, release_mappings
-
-    target, unverified = config.gguf_dir / job.gguf, config.gguf_dir / f"{job.gguf}.part"
-    target.unlink(missing_ok=True)
-    try:
-        with show_progress(count_tensors(base), job.gguf, "tensors") as progress:
-            done = convert(
-                base, adapter, unverified, quantization=job.quantization, name=job.ollama_name, advance=progress.advance
-            )
-        checks = {"structure": check_structure(unverified, base, job.quantization)}
-        checks |= verify_one(config, unverified, base, job, reference)
-        gc.collect()  # Windows renames no file that is still mapped into memory
-        replace_file(unverified, target)
-    except BaseException as error:
-        release_mappings(error)  # and deletes none either
-        raise
-    finally:
-        unverified.unlink(missing_ok=True)
-    return {
-        "sha256": sha256_file(target), "bytes": done.bytes, "quantization": job.quantization, "types": done.types,
-        "merged": list(done.merged), **checks,
-    }
-
-
-def verify_one(config: Config, path: Path, base: Path, job: Job, reference: Callable[[], Distributions]) -> dict[str, Any]:
-    """Compare with the Hugging Face model and print the figures. Raises PipelineError when the file is wrong."""
-    from distill.gguf.bundle import format_bytes
-    from distill.gguf.verify import verify_numbers
-
-    if not config.export.verify:
-        print(f"[SKIP] {job.gguf} is not compared with the Hugging Face model: export.verify is false")
-        return {}
-    found = verify_numbers(path, base, reference, POSITIONS)
-    same, loss = found["conversion"], found["against_16_bit"]
-    print(
-        f"[OK] {job.gguf}: {format_bytes(path.stat().st_size)}. llama.cpp against Hugging Face with the same weights: "
-        f"KL {same.mean_kl:.1e}; against the 16-bit model: KL {loss.mean_kl:.1e}, same top token {loss.top1:.0%}"
-    )
-    return {key: asdict(value) for key, value in found.items()}
-
-
-def main() -> None:
-    args = parse_args()
-    config = load_config(args.config)
+def export(config: Config, args: argparse.Namespace) -> None:
+    """adapters/ to a finished gguf/."""
     folder, started = config.gguf_dir, time.time()
 
-    # ---------------------------------------------------------------------------
     # Inputs: fail here, before anything is converted
     source = config.adapters_dir / FILE_NAME
     adapters = require_manifest(config.adapters_dir, "finetune.py", config)
@@ -171,47 +110,37 @@ def main() -> None:
     smoke_run = bool(adapters["details"].get("smoke_run"))
     if smoke_run:
         print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
-    if (folder / FILE_NAME).exists() and not args.overwrite:
-        raise PipelineError(f"{folder} holds a finished export: use it, or export again with --overwrite")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: from here on no library may fetch anything
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on rope_parameters is for those who write configs
     base = find_base_model(config.finetune.base_model, config.finetune.base_revision)
-    from distill.gguf import bundle
-    from distill.gguf.convert import estimate_bytes
+    from distill.gguf import outputs
+    from distill.gguf.families import read_model
+    from distill.gguf.making import gather_materials, make_missing
+    from distill.gguf.modelfile import require_context
 
-    jobs = bundle.list_jobs(config, with_base=config.export.export_base and not args.skip_base)
-    comments = [
-        f"Made by {NAME} from {config.value_of('finetune.base_model')}",
-        f"{name_path(source, config.work_dir)} has sha256 {sha256_file(source)}",
-    ]
-    modelfiles = bundle.render_modelfiles(config, jobs, comments)
-    sizes = {job.gguf: estimate_bytes(base, job.quantization) for job in jobs}
-    modules = check_adapter(base, config.adapters_dir)
-    warn_long_context(config, base)
-    bundle.require_disk_space(folder, sum(sizes.values()) - sum(path.stat().st_size for path in folder.glob("*.gguf*")))
-    print(f"[OK] {modules} modules of the adapter go into {config.value_of('finetune.base_model')}")
+    jobs = outputs.list_jobs(config, with_base=config.export.export_base and not args.skip_base)
+    materials = gather_materials(config, base, adapters)
+    modelfiles = outputs.render_modelfiles(config, jobs, materials.chat_format, describe_origin(config, adapters))
+    model = None if args.llama_cpp else read_model(base)
+    if model is not None:
+        require_context(model, config.export.num_ctx)
+    changed = check_adapter(base, config.adapters_dir, model)
+    outputs.require_room(config, base, jobs, args.llama_cpp)
+    print(f"[OK] {len(changed)} tensors of {config.value_of('finetune.base_model')} are changed by the adapter")
     if args.dry_run:
-        for name, size in sizes.items():
-            print(f"[OK] would write {folder / name}: {bundle.format_bytes(size)}")
         return
 
-    # ---------------------------------------------------------------------------
     # GGUF files
-    lock = hold_lock(folder)
     if args.overwrite:
-        bundle.clear_bundle(folder)
-    bundle.clear_leftovers(folder)
+        outputs.clear_export(folder)
+    outputs.clear_leftovers(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base_files = require_same_base(base, adapters)
-    made_from = sha256_text(json.dumps([sha256_file(source), base_files, config.export.verify]))
-    entries = export_all(config, base, jobs, made_from)
+    made_from = sha256_text(json.dumps([sha256_file(source), base_files, config.export.verify, args.llama_cpp is not None]))
+    entries = make_missing(config, materials, jobs, made_from, args.llama_cpp)  # each gets its name when it is proven
 
-    # ---------------------------------------------------------------------------
     # What lies beside them; the manifest last
     for name, text in modelfiles.items():
         write_text_atomic(folder / name, text)
     names = [*entries, *modelfiles]
-    outputs = [*(folder / name for name in names), bundle.write_sums(folder, names), folder / bundle.VERIFICATION]
     first = {job.side: job for job in reversed(jobs)}
     write_manifest(
         folder,
@@ -219,11 +148,14 @@ def main() -> None:
         config=config,
         sections=["prompt", "export"],
         inputs=[config.adapters_dir / "adapter_config.json", config.adapters_dir / "adapter_model.safetensors"],
-        outputs=outputs,
+        outputs=[
+            *(folder / name for name in names), outputs.write_sums(folder, names), folder / outputs.VERIFICATION,
+            *sorted((folder / outputs.MERGED).glob("*")),
+        ],
         read_manifests=[source],
         fixed=fixed,
         started=started,
-        counts={"gguf_files": len(entries), "merged_modules": modules},
+        counts={"gguf_files": len(entries), "merged_modules": len(changed)},
         details={
             "models": {
                 side: {
@@ -232,12 +164,65 @@ def main() -> None:
                 }
                 for side, job in first.items()
             },
+            "merged": changed,
+            "chat_format": materials.chat_format.name,
             "base_model_files": base_files,
             "smoke_run": smoke_run,
         },
     )
     print(f"[OK] {folder} in {time.time() - started:.0f} s. To have the models in Ollama, type:")
-    print("\n".join(f"    {command}" for command in bundle.list_commands(folder, jobs)))
+    print("\n".join(f"    {command}" for command in outputs.list_commands(folder, jobs)))
+
+
+# -----------------------------------------------------------------------------
+# What may follow a finished export
+
+
+def register(config: Config) -> None:
+    """Have the models of a finished gguf/ in Ollama, checked there."""
+    from distill.gguf.chat import recognise_format
+    from distill.gguf.outputs import list_jobs
+    from distill.gguf.register import register_all
+
+    jobs = [job for job in list_jobs(config, with_base=True) if (config.gguf_dir / job.gguf).exists()]
+    base = find_base_model(config.finetune.base_model, config.finetune.base_revision)
+    register_all(config, config.gguf_dir, jobs, recognise_format(base), base)
+
+
+def bundle(config: Config, args: argparse.Namespace) -> None:
+    """Pack a finished gguf/ for another machine."""
+    from distill.bundle.pack import make_bundle, parse_size
+
+    target = Path(args.bundle) if args.bundle else config.work_dir / f"{config.export.name}.zip"
+    part_bytes = parse_size(args.part_size) if args.part_size else None
+    make_bundle(config, target=target, part_bytes=part_bytes, with_base=args.bundle_base)
+
+
+def main() -> None:
+    args = parse_args()
+    config = load_config(args.config)
+    folder, follows = config.gguf_dir, args.register or args.bundle is not None
+    if (args.part_size or args.bundle_base) and args.bundle is None:
+        raise PipelineError("--part-size and --bundle-base say how to make a bundle: use them with --bundle")
+    finished = (folder / FILE_NAME).exists() and not args.overwrite
+    if finished and not follows:
+        raise PipelineError(f"{folder} holds a finished export: use it, or export again with --overwrite")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: from here on no library may fetch anything
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on rope_parameters is for those who write configs
+
+    if args.dry_run:
+        export(config, args)
+        return
+    lock = hold_lock(folder)
+    if not finished:
+        export(config, args)
+    require_manifest(folder, NAME, config)
+    if args.register:
+        register(config)
+    if args.bundle is not None:
+        bundle(config, args)
+    if not follows:
+        print(f"or     {type_command(NAME + ' --register', args.config)}   which also checks them there")
     print(f"Next:  {type_command('evaluate.py', args.config)}")
     lock.release()
 

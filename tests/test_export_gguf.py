@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,8 +23,9 @@ from distill.config import load_config
 from distill.errors import PipelineError
 from distill.files import read_json
 from distill.gguf import convert as convert_module
-from distill.gguf import verify
-from distill.gguf.phi3 import read_phi3
+from distill.gguf import making
+from distill.gguf.families import read_model
+from distill.gguf.verification import logits, structure
 from distill.llamacpp import LlamaModel
 from distill.manifest import require_manifest, write_manifest
 from tests.finished_stages import list_spellings
@@ -99,7 +102,9 @@ def test_the_whole_stage(world: Path, export: Export, capsys: pytest.CaptureFixt
 
     checks = read_json(world / "gguf" / "verification.json")
     tuned, base = checks["pump-expert-q4_k_m.gguf"], checks["pump-expert-base-q4_k_m.gguf"]
-    assert tuned["conversion"]["mean_kl"] < 2e-3
+    for checks in (tuned, base):
+        assert {"structure", "tokenization", "chat_template", "logits"} <= checks.keys()
+        assert checks["logits"]["mean_kl"] < 2e-3 and set(checks["seconds"]) == {"convert", "verify"}
     assert (len(tuned["merged"]), len(base["merged"])) == (8, 0)
     assert tuned["types"] == base["types"]
     assert tuned["sha256"] != base["sha256"]
@@ -118,37 +123,38 @@ def test_dry_run_writes_nothing(world: Path, export: Export, capsys: pytest.Capt
     export("--dry-run")
     assert not (world / "gguf").exists()
     printed = capsys.readouterr().out
-    assert "8 modules of the adapter" in printed
+    assert "8 tensors of" in printed
     assert "pump-expert-base-q4_k_m.gguf: 1.0 MB" in printed
 
 
 def test_without_the_base_and_without_verification(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
-    write_config(world, tiny_phi3, export="verify: false")
+    write_config(world, tiny_phi3, export="verify: none")
     export("--skip-base")
     assert "Modelfile.base" not in list_files(world)
     assert "base" not in read_json(world / "gguf" / "manifest.json")["details"]["models"]
-    assert "conversion" not in read_json(world / "gguf" / "verification.json")["pump-expert-q4_k_m.gguf"]
-    assert "[SKIP]" in capsys.readouterr().out
+    assert "logits" not in read_json(world / "gguf" / "verification.json")["pump-expert-q4_k_m.gguf"]
 
 
 def test_a_failed_verification_leaves_no_gguf(world: Path, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        convert_module, "read_phi3", lambda folder: dataclasses.replace(read_phi3(folder), attention_factor=1.0)
-    )
+    def forget_factors(folder: Path) -> Any:
+        model = read_model(folder)
+        return dataclasses.replace(model, constants={name: (1.0,) * len(each) for name, each in model.constants.items()})
+
+    monkeypatch.setattr(convert_module, "read_model", forget_factors)
     with pytest.raises(PipelineError, match="failed verification"):
         export()
     assert list_files(world) == []
 
 
 def fail_structure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "is_finite", lambda tensor: False)
+    monkeypatch.setattr(structure, "is_finite", lambda tensor: False)
 
 
 def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt("Ctrl-C")
 
-    monkeypatch.setattr(verify, "require_agreement", stop)
+    monkeypatch.setattr(logits, "require_agreement", stop)
 
 
 def cut_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +162,10 @@ def cut_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def convert(*arguments: Any, **options: Any) -> Any:
         done = real(*arguments, **options)
-        os.truncate(arguments[2], arguments[2].stat().st_size - 4096)
+        os.truncate(done[0].path, done[0].bytes - 4096)
         return done
 
-    monkeypatch.setattr(convert_module, "convert", convert)
+    monkeypatch.setattr(making, "convert", convert)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
@@ -182,16 +188,16 @@ def test_a_file_that_failed_is_unmapped_before_it_is_deleted(
     monkeypatch.setattr(Path, "unlink", unlink_like_windows)
     with pytest.raises(kind, match=message):
         export()
-    assert deleted == ["pump-expert-q4_k_m.gguf.part"] and list_files(world) == []
+    assert deleted == ["pump-expert-q4_k_m.gguf.part", "pump-expert-base-q4_k_m.gguf.part"] and list_files(world) == []
 
 
 def test_an_unfinished_export_goes_on(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
-    write_config(world, tiny_phi3, export="verify: false")
+    write_config(world, tiny_phi3, export="verify: none")
     export()
     first = (world / "gguf" / "manifest.json").read_text("utf-8")
     for name in ("manifest.json", "SHA256SUMS", "pump-expert-base-q4_k_m.gguf"):
         (world / "gguf" / name).unlink()
-    (world / "gguf" / ".pump-expert-base-q4_k_m.gguf.part.1.tmp").write_bytes(b"left by a killed run")
+    (world / "gguf" / "pump-expert-base-q4_k_m.gguf.part").write_bytes(b"left by a killed run")
     capsys.readouterr()
     export()
     printed = capsys.readouterr().out
@@ -204,16 +210,16 @@ def test_an_unfinished_export_goes_on(world: Path, tiny_phi3: Path, export: Expo
 
 
 def test_overwrite_starts_afresh(world: Path, tiny_phi3: Path, export: Export) -> None:
-    write_config(world, tiny_phi3, export="verify: false")
+    write_config(world, tiny_phi3, export="verify: none")
     export("--skip-base")
-    write_config(world, tiny_phi3, export="verify: false, quantization: [f16]")
+    write_config(world, tiny_phi3, export="verify: none, quantization: [f16]")
     export("--overwrite", "--skip-base")
     assert [name for name in list_files(world) if name.endswith(".gguf")] == ["pump-expert-f16.gguf"]
     assert set(read_json(world / "gguf" / "verification.json")) == {"pump-expert-f16.gguf"}
 
 
 def test_the_name_inside_the_file_is_safe(world: Path, tiny_phi3: Path, export: Export) -> None:
-    write_config(world, tiny_phi3, export="verify: false")
+    write_config(world, tiny_phi3, export="verify: none")
     text = (world / "config.yaml").read_text("utf-8").replace("pump-expert", "my-phi3-expert")
     (world / "config.yaml").write_text(text, encoding="utf-8")
     export("--skip-base")
@@ -256,7 +262,7 @@ def test_a_base_model_that_lost_a_file_is_refused(world: Path, export: Export) -
 
 def test_a_smoke_run_is_told_and_recorded(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
     finish_training(world, smoke_run=True)
-    write_config(world, tiny_phi3, export="verify: false")
+    write_config(world, tiny_phi3, export="verify: none")
     export("--skip-base")
     assert "[WARN] adapters/ come from a smoke run (--limit): for trying out only" in capsys.readouterr().out
     assert read_json(world / "gguf" / "manifest.json")["details"]["smoke_run"] is True
@@ -274,11 +280,15 @@ def test_an_untrained_adapter_is_told(world: Path, tiny_phi3: Path, export: Expo
     path = world / "adapters" / "adapter_model.safetensors"
     save_file({name: tensor * ("lora_A" in name) for name, tensor in load_file(path).items()}, path)
     finish_training(world)
-    write_config(world, tiny_phi3, export="num_ctx: 8192")
     export("--dry-run")
-    printed = capsys.readouterr().out
-    assert "[WARN] the adapter changes nothing" in printed
-    assert "[WARN] export.num_ctx 8192 is above 4096" in printed
+    assert "[WARN] the adapter changes nothing" in capsys.readouterr().out
+
+
+def test_more_context_than_the_model_was_trained_for_is_refused(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="num_ctx: 8192")
+    with pytest.raises(PipelineError, match=r"export\.num_ctx 8192 is above 4096: .*longrope"):
+        export()
+    assert not list((world / "gguf").glob("*.gguf"))
 
 
 def test_a_full_disk_is_told_before_the_work(world: Path, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,3 +296,72 @@ def test_a_full_disk_is_told_before_the_work(world: Path, export: Export, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(PipelineError, match=r"needs 1\.9 MB but the disk has 0\.0 MB free"):
         export()
+
+
+def test_several_types_and_the_merged_model_in_one_run(world: Path, tiny_phi3: Path, export: Export) -> None:
+    types = "[q4_k_m, bf16, f16, q8_0, q6_k, q5_k_m]"
+    write_config(world, tiny_phi3, export=f"verify: none, save_merged: true, quantization: {types}")
+    export("--skip-base")
+    names = {f"pump-expert-{name}.gguf" for name in ("q4_k_m", "bf16", "f16", "q8_0", "q6_k", "q5_k_m")}
+    assert names <= set(list_files(world))
+    manifest = require_manifest(world / "gguf", "export_gguf.py", load_config(world / "config.yaml"))
+    recorded = {file["path"] for file in manifest["outputs"]}
+    assert {f"gguf/{name}" for name in names} <= recorded
+    assert {f"gguf/merged/{path.name}" for path in tiny_phi3.glob("*.safetensors")} <= recorded
+    export("--overwrite", "--skip-base")  # a folder among what it clears
+
+
+def test_full_verification_leaves_no_16_bit_file(world: Path, tiny_phi3: Path, export: Export, capsys) -> None:
+    write_config(world, tiny_phi3, export="verify: full")
+    export("--skip-base")
+    checks = read_json(world / "gguf" / "verification.json")["pump-expert-q4_k_m.gguf"]
+    assert checks["quantisation"]["mean_kl"] > checks["logits"]["mean_kl"]
+    assert checks["quantisation"]["published_kl"] == 0.031
+    assert not [name for name in list_files(world) if "reference" in name or name.endswith(".part")]
+    assert "quantisation: against f16: KL" in capsys.readouterr().out
+
+
+def test_what_may_follow_a_finished_export(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="verify: none")
+    with pytest.raises(PipelineError, match="use them with --bundle"):
+        export("--part-size", "1MB")
+    assert not (world / "gguf").exists()
+    export("--skip-base")
+    with pytest.raises(PipelineError, match=r"training_data/manifest\.json is missing: a bundle carries"):
+        export("--bundle")
+    (world / "gguf" / "pump-expert-q4_k_m.gguf").write_bytes(b"changed")
+    with pytest.raises(PipelineError, match="has changed since its manifest was written"):
+        export("--register")
+
+
+KILLED = """\
+import sys, os, signal, threading, time
+sys.argv = ["export_gguf.py", "--config", sys.argv[1]]
+sys.path.insert(0, {root!r})
+import export_gguf, distill.gguf.making, distill.bundle.pack
+threading.Timer({seconds}, os.kill, (os.getpid(), signal.SIGKILL)).start()
+export_gguf.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_at_any_moment_it_leaves_no_file_or_a_whole_one(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="quantization: [q4_k_m, q8_0]")
+    root, killed = str(Path(export_gguf.__file__).parent), 0
+    for seconds in (0.3, 0.7, 1.1, 1.6, 2.2, 3.0):
+        script = KILLED.format(root=root, seconds=seconds)
+        done = subprocess.run([sys.executable, "-c", script, str(world / "config.yaml")], capture_output=True)
+        killed += done.returncode == -signal.SIGKILL
+        known = world / "gguf" / "verification.json"
+        entries = read_json(known) if known.exists() else {}
+        for path in (world / "gguf").glob("*.gguf"):
+            # Named before it was written down: such a file is made again.
+            if path.name in entries:
+                assert hashlib.sha256(path.read_bytes()).hexdigest() == entries[path.name]["sha256"]
+            GGUFReader(path)
+        assert done.returncode == -signal.SIGKILL or not (world / "gguf" / "manifest.json").exists() or done.returncode == 0
+    assert killed >= 3
+    if not (world / "gguf" / "manifest.json").exists():
+        export()
+    assert len([name for name in list_files(world) if name.endswith(".gguf")]) == 4
+    assert not [name for name in list_files(world) if name.endswith((".part", ".tmp"))]

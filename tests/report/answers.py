@@ -79,7 +79,8 @@ def make_conditions() -> dict:
         for side, name in (("base", "hybridrag-phi4mini-base"), ("tuned", "hybridrag-phi4mini"))
     }
     options = {"temperature": 0.0, "top_p": 0.9, "top_k": 40, "seed": 42, "num_ctx": 4096, "num_predict": 512}
-    return {"made_at": "2026-11-23T10:15:00+00:00", "engine": "ollama", "options": options, "models": models}
+    return {"made_at": "2026-11-23T10:15:00+00:00", "engine": "ollama", "options": options, "models": models,
+            "verification": "../gguf/verification.json"}
 
 
 def make_summary(config: Config, results: Results) -> dict:

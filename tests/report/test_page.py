@@ -133,7 +133,10 @@ def test_refers_to_nothing_outside(tmp_path: Path) -> None:
     html = render_texts(tmp_path, "https://evil.example/a.png")
     page = Page(html)
     assert not page.count("link") and not page.count("img") and not page.count("iframe")
-    assert not {"src", "href", "action", "srcset", "style"} & {name for _, attributes in page.tags for name in attributes}
+    assert not {"src", "action", "srcset", "style"} & {name for _, attributes in page.tags for name in attributes}
+    # The one link leads to the folder beside it.
+    links = [attributes["href"] for _, attributes in page.tags if "href" in attributes]
+    assert links == ["../gguf/verification.json"]
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style
 

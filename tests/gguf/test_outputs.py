@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from distill.config import Config
-from distill.gguf.bundle import (
+from distill.gguf.chat import FORMATS
+from distill.gguf.outputs import (
     Job,
-    clear_bundle,
+    clear_export,
     clear_leftovers,
     format_bytes,
     list_commands,
@@ -38,7 +39,7 @@ def test_a_second_quantisation_gets_names_of_its_own() -> None:
 
 def test_both_sides_get_the_same_prompt_and_parameters() -> None:
     config = configure("q4_k_m")
-    tuned, base = render_modelfiles(config, list_jobs(config, with_base=True), ["made by a test"]).values()
+    tuned, base = render_modelfiles(config, list_jobs(config, with_base=True), FORMATS[0], ["made by a test"]).values()
     assert tuned != base
     assert tuned.replace("pump-expert-q4_k_m", "pump-expert-base-q4_k_m") == base
     assert 'SYSTEM """Be precise."""' in tuned
@@ -52,7 +53,7 @@ def test_sums_are_what_sha256sum_checks(tmp_path: Path) -> None:
 def test_clearing_leaves_what_is_not_ours(tmp_path: Path) -> None:
     for name in ("a.gguf", "a.gguf.part", "Modelfile", "Modelfile.base", "SHA256SUMS", "manifest.json", "notes.txt"):
         (tmp_path / name).write_text("x", encoding="utf-8")
-    clear_bundle(tmp_path)
+    clear_export(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf.part", "notes.txt"]
     clear_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -14,12 +14,20 @@ from typing import Literal
 from distill.config import Config
 from distill.errors import PipelineError
 from distill.files import sha256_file, write_text_atomic
+from distill.gguf.chat import ChatFormat
+from distill.gguf.convert import estimate_bytes
 from distill.gguf.modelfile import render_modelfile
+from distill.gguf.shards import list_shards
+from distill.prompts import to_messages
 
 VERIFICATION = "verification.json"
+MERGED = "merged"  # the folder of save_merged
 # The manifest first: while files are being removed, the folder must not look complete.
-OWN_FILES = ("manifest.json", VERIFICATION, "SHA256SUMS", "Modelfile*", "*.gguf")
-LEFTOVERS = ("*.gguf.part", ".*.tmp")
+OWN_FILES = ("manifest.json", VERIFICATION, "SHA256SUMS", "Modelfile*", "*.gguf", MERGED)
+# The models that HybridRAG3 approves. It folds phi4-mini:anything to phi4-mini, and a student of such a name would take the
+# untuned model's place.
+TAKEN_NAMES = ("phi4-mini", "mistral", "phi4", "gemma3", "mistral-nemo")
+LEFTOVERS = ("*.part", ".*.tmp")
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,32 @@ def list_jobs(config: Config, with_base: bool) -> list[Job]:
     return jobs
 
 
-def render_modelfiles(config: Config, jobs: Sequence[Job], comments: Sequence[str]) -> dict[str, str]:
-    """Name and text of every Modelfile. Raises PipelineError for a system prompt that would not survive it."""
+def render_modelfiles(
+    config: Config, jobs: Sequence[Job], chat_format: ChatFormat, comments: Sequence[str]
+) -> dict[str, str]:
+    """Name and text of every Modelfile. Raises PipelineError for a name or a system prompt that Ollama would change."""
     settings = config.export
+    for job in jobs:
+        require_own_name(job.ollama_name)
+    messages = to_messages(config.prompt.system, config.prompt.template)
+    if chat_format.tidy(messages)[-1] != messages[-1]:
+        print("[WARN] prompt.template begins or ends with white space, which training leaves out and Ollama sends: remove it")
     return {
         job.modelfile: render_modelfile(
-            job.gguf, system=config.prompt.system, temperature=settings.temperature, top_p=settings.top_p,
+            job.gguf, format=chat_format, system=config.prompt.system, temperature=settings.temperature, top_p=settings.top_p,
             top_k=settings.top_k, num_ctx=settings.num_ctx, comments=comments,
         )
         for job in jobs
     }
+
+
+def require_own_name(name: str) -> None:
+    """Raises PipelineError for a name in Ollama that HybridRAG3 would take for another model."""
+    if ":" in name or name in TAKEN_NAMES:
+        raise PipelineError(
+            f"config.yaml export.name {name}: HybridRAG3 would take it for the untuned {name.partition(':')[0]}: "
+            "choose a name of your own, such as hybridrag-phi4mini"
+        )
 
 
 def write_sums(folder: Path, names: Sequence[str]) -> Path:
@@ -64,7 +88,7 @@ def write_sums(folder: Path, names: Sequence[str]) -> Path:
     return target
 
 
-def clear_bundle(folder: Path) -> None:
+def clear_export(folder: Path) -> None:
     """Remove an earlier export; files that no export makes stay."""
     remove_files(folder, OWN_FILES)
 
@@ -78,7 +102,19 @@ def remove_files(folder: Path, patterns: Sequence[str]) -> None:
     """Delete what matches, pattern by pattern."""
     for pattern in patterns:
         for path in folder.glob(pattern):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def require_room(config: Config, base_folder: Path, jobs: Sequence[Job], with_llama_cpp: bool) -> None:
+    """Print what will be written and how large it is. Raises PipelineError when the disk is too full for it."""
+    folder, base_bytes = config.gguf_dir, sum(path.stat().st_size for path in list_shards(base_folder))
+    sizes = {job.gguf: base_bytes if with_llama_cpp else estimate_bytes(base_folder, job.quantization) for job in jobs}
+    for name, size in sizes.items():
+        print(f"[OK] {name}: {'at most ' if with_llama_cpp else ''}{format_bytes(size)}")
+    present = sum(path.stat().st_size for path in folder.glob("*.gguf*"))
+    # A full verification writes f16 files beside them, llama.cpp an f16 file and a merged copy; both go again.
+    passing = 2 * base_bytes if with_llama_cpp or config.export.verify == "full" else 0
+    require_disk_space(folder, sum(sizes.values()) - present + passing + (base_bytes if config.export.save_merged else 0))
 
 
 def require_disk_space(folder: Path, needed: int) -> None:
