@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from distill.errors import PipelineError
+from distill.gguf.chat import recognise_format
+from distill.gguf.convert import Output
 from distill.gguf.external import QUANTISER, LlamaCpp, convert_to_f16, find_llama_cpp, run_program
+from distill.gguf.making import Materials, make_files_with
+from tests.gguf.llama_source import find_llama_cpp as find_source
+from tests.gguf.tiny_families import write_tiny_model
+from tests.tiny_models import write_random_lora
 
 STAND_IN = """\
 import json, os, sys
@@ -67,3 +75,67 @@ def test_a_program_that_cannot_be_started_is_one_line(tmp_path: Path) -> None:
 def test_a_program_that_ends_well_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     run_program([sys.executable, "-c", "print('chatter')"], {})
     assert capfd.readouterr() == ("", "")
+
+
+# -----------------------------------------------------------------------------
+# llama.cpp's real converter
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base whose tokenizer llama.cpp's converter takes without knowing its name, and an adapter."""
+    return write_both(tmp_path_factory, "gemma3")
+
+
+def write_both(tmp_path_factory: pytest.TempPathFactory, family: str) -> tuple[Path, Path]:
+    base = write_tiny_model(tmp_path_factory.mktemp(family), family)
+    targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    return base, write_random_lora(base, tmp_path_factory.mktemp("lora"), target_modules=targets)
+
+
+def make_materials(base: Path, adapter: Path, work: Path) -> Materials:
+    texts = ["The relief valve opens at 4.5 bar.\n\nIt is tested every 250 hours."]
+    return Materials(base, adapter, work, "quick", recognise_format(base), texts=texts)
+
+
+def list_outputs(work: Path, quantization: str) -> list[Output]:
+    return [Output(work / f"{name}.part", quantization, name, name == "tuned") for name in ("tuned", "base")]
+
+
+def test_llama_cpp_itself_converts_and_its_file_is_proven(gemma: tuple[Path, Path], tmp_path: Path) -> None:
+    tools = find_llama_cpp(find_source(), ["f16"])
+    tuned, base = make_files_with(tools, make_materials(*gemma, tmp_path), list_outputs(tmp_path, "f16"), tmp_path / "merged")
+    assert len(tuned.merged) % 7 == 0 and tuned.merged and not base.merged
+    for made in (tuned, base):
+        assert {"tokenization", "chat_template", "conversion", "structure", "quantisation"} == made.checks.keys()
+        assert made.checks["conversion"]["mean_kl"] < 1e-4 and made.checks["quantisation"]["mean_kl"] < 1e-6
+        assert GGUFReader(made.output.path).fields["general.architecture"].contents() == "gemma3"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base.part", "merged", "tuned.part"]
+
+
+def test_a_converter_that_loses_the_adapter_is_found_out(gemma: tuple[Path, Path], tmp_path: Path) -> None:
+    real = find_source()
+    program = f"import sys, runpy\nsys.argv[1] = {str(gemma[0])!r}\nsys.path.insert(0, {str(real)!r})\n"
+    program += f"runpy.run_path({str(real / 'convert_hf_to_gguf.py')!r}, run_name='__main__')\n"
+    tools = find_llama_cpp(make_sources(tmp_path / "llama.cpp", program), ["f16"])
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(PipelineError, match=r"llama\.cpp and the merged model differ by"):
+        list(make_files_with(tools, make_materials(*gemma, work), list_outputs(work, "f16")[:1], None))
+    assert [path.name for path in work.iterdir()] == []
+
+
+def test_a_space_that_its_converter_doubles_is_found_out(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Mistral v0.3: it asks llama.cpp for a space behind every special token, where the tokenizer puts none."""
+    materials = make_materials(*write_both(tmp_path_factory, "mistral_v3"), tmp_path)
+    with pytest.raises(PipelineError, match="failed verification: tokenization of"):
+        list(make_files_with(find_llama_cpp(find_source(), ["f16"]), materials, list_outputs(tmp_path, "f16"), None))
+
+
+@pytest.mark.skipif("LLAMA_CPP" not in os.environ, reason="LLAMA_CPP names no built llama.cpp")
+def test_a_built_llama_cpp_quantises(gemma: tuple[Path, Path], tmp_path: Path) -> None:
+    tools = find_llama_cpp(Path(os.environ["LLAMA_CPP"]), ["q4_k_m"])
+    made = list(make_files_with(tools, make_materials(*gemma, tmp_path), list_outputs(tmp_path, "q4_k_m"), None))
+    assert all(each.types["Q4_K"] > 0 and 1e-4 < each.checks["quantisation"]["mean_kl"] < 1 for each in made)
