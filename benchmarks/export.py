@@ -242,8 +242,10 @@ def main() -> None:
         f"{name} {versions.get(name, '-')}" for name in ("python", "torch", "gguf")))
     print_table(rows)
     for name, seconds, used in measure_llama_cpp(args, shards) if args.llama_cpp else []:
-        print(f"{name}: {seconds:.1f} s, {used:.1f} s of CPU time")
-    print_bars(rows[0])
+        ratio = rows[0]["used"] / used
+        print(f"{name}: {seconds:.1f} s, {used:.1f} s of CPU time; ours, the whole {rows[0]['run']}, over it: {ratio:.2f}")
+    if device != "CPU":
+        print_bars(rows[0])
 
 
 if __name__ == "__main__":
