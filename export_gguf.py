@@ -24,16 +24,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.base_model import find_base_model, hash_base_model
 from distill.config import Config, load_config, name_path, type_command
 from distill.errors import PipelineError, run
-from distill.files import hold_lock, sha256_file, sha256_text, write_text_atomic
+from distill.files import hold_lock, read_json, sha256_file, sha256_text, write_text_atomic
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
-
-if TYPE_CHECKING:
-    from distill.gguf.families.common import Model
 
 NAME = "export_gguf.py"
 
@@ -60,27 +57,12 @@ def parse_args() -> argparse.Namespace:
 def require_same_base(base: Path, adapters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The base's file hashes. Raises PipelineError when they are not those that the adapter was trained on."""
     files = hash_base_model(base)
-    recorded = adapters["details"].get("base_model_files", files)
+    recorded = adapters["details"].get("base_model_files", [])
     present, trained = ({file["path"]: file for file in each} for each in (files, recorded))
     changed = sorted(path for path in present.keys() | trained.keys() if present.get(path) != trained.get(path))
     if changed:
         raise PipelineError(f"{base}: {', '.join(changed)} changed since the adapter was trained: restore that base model")
     return files
-
-
-def check_adapter(base: Path, folder: Path, model: Model | None) -> list[str]:
-    """The tensors that the adapter changes. Raises PipelineError for one that can not be merged into this base."""
-    from distill.gguf.merge import MergedWeights, load_adapter
-    from distill.gguf.shards import BaseWeights
-
-    with BaseWeights(base) as weights:
-        merged = MergedWeights(weights, load_adapter(folder), tied=model is not None and model.tied)
-        changed = merged.list_merged()
-        if model is not None:
-            merged.require_used({weight.source for weight in model.weights})
-        if len(merged.list_unchanged()) == len(changed):
-            print("[WARN] the adapter changes nothing, all its B matrices are zero: tuned and base will be the same model")
-        return changed
 
 
 def describe_origin(config: Config, adapters: Mapping[str, Any]) -> list[str]:
@@ -111,17 +93,22 @@ def export(config: Config, args: argparse.Namespace) -> None:
     if smoke_run:
         print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
     base = find_base_model(config.finetune.base_model, config.finetune.base_revision)
+    base_files = require_same_base(base, adapters)
     from distill.gguf import outputs
-    from distill.gguf.families import read_model
-    from distill.gguf.making import gather_materials, make_missing
+    from distill.gguf.external import find_llama_cpp
+    from distill.gguf.making import check_adapter, find_model, gather_materials, make_missing
     from distill.gguf.modelfile import require_context
+    from distill.gguf.vocabulary.tokenizer import read_vocabulary
 
     jobs = outputs.list_jobs(config, with_base=config.export.export_base and not args.skip_base)
     materials = gather_materials(config, base, adapters)
     modelfiles = outputs.render_modelfiles(config, jobs, materials.chat_format, describe_origin(config, adapters))
-    model = None if args.llama_cpp else read_model(base)
+    llama_cpp = find_llama_cpp(args.llama_cpp, config.export.quantization) if args.llama_cpp else None
+    model = find_model(base, llama_cpp is not None)
     if model is not None:
         require_context(model, config.export.num_ctx)
+    if llama_cpp is None:
+        read_vocabulary(base, model.vocabulary)
     changed = check_adapter(base, config.adapters_dir, model)
     outputs.require_room(config, base, jobs, args.llama_cpp)
     print(f"[OK] {len(changed)} tensors of {config.value_of('finetune.base_model')} are changed by the adapter")
@@ -133,9 +120,9 @@ def export(config: Config, args: argparse.Namespace) -> None:
         outputs.clear_export(folder)
     outputs.clear_leftovers(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base_files = require_same_base(base, adapters)
-    made_from = sha256_text(json.dumps([sha256_file(source), base_files, config.export.verify, args.llama_cpp is not None]))
-    entries = make_missing(config, materials, jobs, made_from, args.llama_cpp)  # each gets its name when it is proven
+    settings = [config.export.verify, config.export.save_merged, llama_cpp is not None]
+    made_from = sha256_text(json.dumps([sha256_file(source), base_files, settings]))
+    entries = make_missing(config, materials, jobs, made_from, llama_cpp)  # each gets its name when it is proven
 
     # What lies beside them; the manifest last
     for name, text in modelfiles.items():
@@ -149,7 +136,7 @@ def export(config: Config, args: argparse.Namespace) -> None:
         sections=["prompt", "export"],
         inputs=[config.adapters_dir / "adapter_config.json", config.adapters_dir / "adapter_model.safetensors"],
         outputs=[
-            *(folder / name for name in names), outputs.write_sums(folder, names), folder / outputs.VERIFICATION,
+            *(folder / name for name in names), outputs.write_sums(folder, names, entries), folder / outputs.VERIFICATION,
             *sorted((folder / outputs.MERGED).glob("*")),
         ],
         read_manifests=[source],
@@ -178,37 +165,46 @@ def export(config: Config, args: argparse.Namespace) -> None:
 # What may follow a finished export
 
 
-def register(config: Config) -> None:
-    """Have the models of a finished gguf/ in Ollama, checked there."""
+def register(config: Config, manifest: Mapping[str, Any]) -> None:
+    """Have the models of a finished gguf/ in Ollama, as they were exported, checked there."""
+    from distill.bundle.contents import list_bundled
     from distill.gguf.chat import recognise_format
-    from distill.gguf.outputs import list_jobs
     from distill.gguf.register import register_all
 
-    jobs = [job for job in list_jobs(config, with_base=True) if (config.gguf_dir / job.gguf).exists()]
+    if manifest["config"]["export"] != config.describe("export"):
+        print("[WARN] config.yaml's export section has changed since gguf/ was made; to have that, export with --overwrite")
+    jobs = list_bundled(config, manifest, with_base="base" in manifest["details"]["models"])
     base = find_base_model(config.finetune.base_model, config.finetune.base_revision)
     register_all(config, config.gguf_dir, jobs, recognise_format(base), base)
 
 
-def bundle(config: Config, args: argparse.Namespace) -> None:
-    """Pack a finished gguf/ for another machine."""
-    from distill.bundle.pack import make_bundle, parse_size
+def check_wishes(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """What make_bundle will be called with. Raises PipelineError, before the work, for what could not be done after it."""
+    from distill.bundle.pack import parse_size, require_name
+    from distill.gguf.register import find_program
 
+    if (args.part_size or args.bundle_base) and args.bundle is None:
+        raise PipelineError("--part-size and --bundle-base say how to make a bundle: use them with --bundle")
     target = Path(args.bundle) if args.bundle else config.work_dir / f"{config.export.name}.zip"
+    if args.bundle is not None:
+        require_name(target)
+    if args.register:
+        find_program()
     part_bytes = parse_size(args.part_size) if args.part_size else None
-    make_bundle(config, target=target, part_bytes=part_bytes, with_base=args.bundle_base)
+    return {"target": target, "part_bytes": part_bytes, "with_base": args.bundle_base}
 
 
 def main() -> None:
     args = parse_args()
     config = load_config(args.config)
     folder, follows = config.gguf_dir, args.register or args.bundle is not None
-    if (args.part_size or args.bundle_base) and args.bundle is None:
-        raise PipelineError("--part-size and --bundle-base say how to make a bundle: use them with --bundle")
+    bundle = check_wishes(config, args)
     finished = (folder / FILE_NAME).exists() and not args.overwrite
     if finished and not follows:
         raise PipelineError(f"{folder} holds a finished export: use it, or export again with --overwrite")
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: from here on no library may fetch anything
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on rope_parameters is for those who write configs
+    from distill.bundle.pack import make_bundle
 
     if args.dry_run:
         export(config, args)
@@ -216,11 +212,12 @@ def main() -> None:
     lock = hold_lock(folder)
     if not finished:
         export(config, args)
-    require_manifest(folder, NAME, config)
+    manifest = require_manifest(folder, NAME, config) if finished else read_json(folder / FILE_NAME)
+    inherit(manifest, folder, config)
     if args.register:
-        register(config)
+        register(config, manifest)
     if args.bundle is not None:
-        bundle(config, args)
+        make_bundle(config, **bundle)
     if not follows:
         print(f"or     {type_command(NAME + ' --register', args.config)}   which also checks them there")
     print(f"Next:  {type_command('evaluate.py', args.config)}")

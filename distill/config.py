@@ -294,6 +294,12 @@ class ExportSection(Section):
     top_k: Positive = 40
     num_ctx: Positive = 4096
 
+    @model_validator(mode="after")
+    def _require_distinct(self) -> ExportSection:
+        if len(set(self.quantization)) < len(self.quantization):
+            raise ValueError("quantization names a type twice")
+        return self
+
 
 class EvaluateSection(Section):
     """Stage 4: base against tuned."""

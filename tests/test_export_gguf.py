@@ -21,7 +21,7 @@ import export_gguf
 from distill.base_model import hash_base_model
 from distill.config import load_config
 from distill.errors import PipelineError
-from distill.files import read_json
+from distill.files import read_json, sha256_file
 from distill.gguf import convert as convert_module
 from distill.gguf import making
 from distill.gguf.families import read_model
@@ -29,6 +29,8 @@ from distill.gguf.verification import logits, structure
 from distill.llamacpp import LlamaModel
 from distill.manifest import require_manifest, write_manifest
 from tests.finished_stages import list_spellings
+from tests.gguf.ollama_program import put_on_path
+from tests.gguf.ollama_registry import RegistryServer
 from tests.tiny_models import write_random_lora
 
 Export = Callable[..., None]
@@ -331,7 +333,7 @@ def test_what_may_follow_a_finished_export(world: Path, tiny_phi3: Path, export:
         export("--bundle")
     (world / "gguf" / "pump-expert-q4_k_m.gguf").write_bytes(b"changed")
     with pytest.raises(PipelineError, match="has changed since its manifest was written"):
-        export("--register")
+        export("--bundle")
 
 
 KILLED = """\
@@ -365,3 +367,95 @@ def test_killed_at_any_moment_it_leaves_no_file_or_a_whole_one(world: Path, tiny
         export()
     assert len([name for name in list_files(world) if name.endswith(".gguf")]) == 4
     assert not [name for name in list_files(world) if name.endswith((".part", ".tmp"))]
+
+
+def remove_manifest(world: Path) -> None:
+    (world / "gguf" / "manifest.json").unlink()
+
+
+def test_files_of_an_earlier_adapter_are_made_again(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="verify: none, save_merged: true")
+    export()
+    before = {path: sha256_file(path) for path in sorted((world / "gguf").rglob("*.gguf"))}
+    remove_manifest(world)
+    path = world / "adapters" / "adapter_model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(path).items()}, path)
+    finish_training(world)
+    write_config(world, tiny_phi3, export="verify: none")
+    export("--skip-base")
+    assert sha256_file(world / "gguf" / "pump-expert-q4_k_m.gguf") != before[world / "gguf" / "pump-expert-q4_k_m.gguf"]
+    # What nobody asked for any more is gone: the base, and the merged model of the earlier adapter.
+    assert "pump-expert-base-q4_k_m.gguf" not in list_files(world) and "merged" not in list_files(world)
+
+
+def test_save_merged_switched_on_later_is_made(world: Path, tiny_phi3: Path, export: Export) -> None:
+    write_config(world, tiny_phi3, export="verify: none")
+    export("--skip-base")
+    remove_manifest(world)
+    write_config(world, tiny_phi3, export="verify: none, save_merged: true")
+    export("--skip-base")
+    assert list((world / "gguf" / "merged").glob("*.safetensors"))
+
+
+def test_a_failed_verification_leaves_no_merged_model(world: Path, tiny_phi3: Path, export: Export, monkeypatch) -> None:
+    write_config(world, tiny_phi3, export="save_merged: true")
+    monkeypatch.setattr(structure, "is_finite", lambda tensor: False)
+    with pytest.raises(PipelineError, match="NaN"):
+        export("--skip-base")
+    assert list_files(world) == []
+
+
+@pytest.mark.parametrize("wrong", ["base", "llama_cpp", "tokenizer"])
+def test_overwrite_keeps_a_finished_export_until_all_inputs_are_checked(
+    world: Path, tiny_phi3: Path, export: Export, wrong: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    write_config(world, tiny_phi3, export="verify: none")
+    export("--skip-base")
+    before = list_files(world)
+    arguments = ["--overwrite", "--skip-base"]
+    if wrong == "llama_cpp":
+        arguments += ["--llama-cpp", str(world / "nothing")]
+    else:
+        base = Path(shutil.copytree(tiny_phi3, tmp_path_factory.mktemp("other") / tiny_phi3.name))
+        (base / ("generation_config.json" if wrong == "base" else "tokenizer.json")).write_text("{}", encoding="utf-8")
+        write_config(world, base, export="verify: none")
+    for more in (["--dry-run"], []):
+        with pytest.raises(PipelineError, match=r"changed since the adapter was trained|is not there"):
+            export(*arguments, *more)
+        assert list_files(world) == before
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--bundle", "out.tar"], "out.tar"),
+    (["--bundle", "--part-size", "5GB"], "under 2 GiB"),
+    (["--register"], "ollama is not on PATH"),
+])
+def test_a_wish_that_cannot_be_met_is_told_before_the_work(
+    world: Path, export: Export, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(PipelineError, match=message):
+        export(*arguments)
+    assert not (world / "gguf").exists()
+
+
+def test_register_goes_by_what_was_exported(
+    world: Path, tiny_phi3: Path, export: Export, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_config(world, tiny_phi3, export="verify: none")
+    export()
+    (tmp_path / "bin").mkdir()
+    put_on_path(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    with RegistryServer() as server:
+        text = f"evaluate: {{ollama_url: '{server.base_url}'}}\n"
+        for extra in ("verify: none", "verify: none, num_ctx: 1024"):
+            write_config(world, tiny_phi3, export=extra)
+            with open(world / "config.yaml", "a", encoding="utf-8") as file:
+                file.write(text)
+            capsys.readouterr()
+            export("--register")
+            printed = capsys.readouterr().out
+            assert "pump-expert-base" in printed
+        assert "[WARN] config.yaml's export section has changed" in printed

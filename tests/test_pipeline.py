@@ -62,7 +62,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, tiny_phi3: Path, servers: tu
             "base_model": tiny_phi3.as_posix(), "backend": "peft", "lora_r": 4, "max_steps": 3, "warmup_steps": 0,
             "learning_rate": 1e-2,
         }
-        values["export"] = {"name": "tiny-expert", "quantization": ["q4_k_m"], "num_ctx": 1024}
+        values["export"] = {"name": "tiny-expert", "quantization": ["q4_k_m"], "num_ctx": 1024, "verify": "full"}
         values["evaluate"] = {"engine": "embedded", "max_tokens": 16, "embedder": {"base_url": ollama.base_url}}
 
     edit(config, add_stages)
@@ -110,6 +110,25 @@ def test_report_can_be_walked_back_to_the_questions(chain: Path) -> None:
 def test_no_manifest_holds_a_secret_or_a_machine_path(chain: Path) -> None:
     for path in (chain.parent / "work").rglob("*.json"):
         assert not reveals(path, chain.parent) and "sk-a-secret" not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_export_is_proven_with_the_rows_of_stage_1(chain: Path) -> None:
+    work = chain.parent / "work"
+    paths = {name: work / "training_data" / f"{name}.jsonl" for name in ("train", "heldout")}
+    counts = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in paths.items()}
+    for checks in json.loads((work / "gguf" / "verification.json").read_text(encoding="utf-8")).values():
+        assert checks["tokenization"]["texts"] == 2 * counts["train"] > 0
+        assert 0 < checks["quantisation"]["rows"] <= counts["heldout"] and checks["quantisation"]["perplexity"] > 1
+
+
+def test_a_finished_chain_can_be_packed(finished: Path) -> None:
+    code, printed = call("export_gguf.py", finished, "--bundle", str(finished.parent / "expert.zip"))
+    assert code == 0, printed
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "distill" / "bundle" / "verify_bundle.py"), str(finished.parent / "expert.zip")],
+        capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_stage_ends_with_the_next_command(chain: Path) -> None:

@@ -63,7 +63,7 @@ def collect_entries(config: Config, name: str, with_base: bool) -> list[Entry]:
     require_verified(files, jobs)
     made = {f"manifests/{stage}.json": data for stage, data in stages.data.items()}
     made |= {"MODEL_CARD.md": render_card(name, jobs, files, stages).encode()}
-    made |= render_installers(name, jobs, is_smoke_run(stages))
+    made |= render_installers(name, jobs, files, is_smoke_run(stages))
     entries = [*(make_entry(*each) for each in made.items()), *files, *take_chart(config, stages.values["adapters"])]
     return [*entries, make_entry(SUMS, render_sums(entries))]
 
@@ -141,10 +141,12 @@ def render_sums(entries: Sequence[Entry]) -> bytes:
     return "".join(f"{entry.sha256}  {entry.name}\n" for entry in entries).encode()
 
 
-def render_installers(name: str, jobs: Sequence[Job], smoke_run: bool) -> dict[str, bytes]:
+def render_installers(name: str, jobs: Sequence[Job], files: Sequence[Entry], smoke_run: bool) -> dict[str, bytes]:
     """README.txt, HYBRIDRAG3.txt, both installers and verify_bundle.py with this bundle's names in them; LF line ends."""
+    # A model of the user's own may be called NAME-trial.
+    trial = next(f"trial-{entry.sha256[:8]}" for entry in files if entry.name == jobs[0].gguf)
     names = {
-        "@BUNDLE@": name, "@MODEL@": jobs[0].ollama_name, "@SMOKE@": SMOKE if smoke_run else "",
+        "@TRIAL@": trial, "@BUNDLE@": name, "@MODEL@": jobs[0].ollama_name, "@SMOKE@": SMOKE if smoke_run else "",
         "@MODELS@": " ".join(f"{job.ollama_name}:{job.modelfile}" for job in jobs),
     }
     texts = {each: read_text(HERE / each).replace("\r\n", "\n") for each in (*INSTALLERS, "HYBRIDRAG3.txt")}

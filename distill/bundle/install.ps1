@@ -5,6 +5,7 @@ $ErrorActionPreference = 'Stop'
 $bundle = '@BUNDLE@'
 $models = '@MODELS@' -split ' ' # name:Modelfile, the one to use first
 $smoke = '@SMOKE@'
+$suffix = '@TRIAL@'
 $question = 'Source: the test pump runs at 24 volts. Question: at how many volts does the test pump run?'
 
 $here = $PSScriptRoot
@@ -93,14 +94,14 @@ try {
     Set-Location -LiteralPath $folder
     foreach ($each in $models) {
         $model, $modelfile = $each -split ':', 2
-        $trial += "$model-trial"
-        Invoke-Ollama create "$model-trial" -f $modelfile
+        $trial += "$model-$suffix"
+        Invoke-Ollama create "$model-$suffix" -f $modelfile
         if ($LASTEXITCODE -ne 0) { throw "ollama create $model did not work, its reason stands above: nothing was changed" }
     }
 
     # 5. One question
     $first = ($models[0] -split ':', 2)[0]
-    $answer = (@(Invoke-Ollama run "$first-trial" $question) -join [Environment]::NewLine).Trim()
+    $answer = (@(Invoke-Ollama run "$first-$suffix" $question) -join [Environment]::NewLine).Trim()
     if ($LASTEXITCODE -ne 0) { throw "$first gave no answer, the reason stands above: nothing was changed" }
     if (-not $answer) { throw "$first gave an empty answer: nothing was changed" }
     Write-Host "[OK] asked: $question"
@@ -109,8 +110,8 @@ try {
     # 6. Names
     foreach ($each in $models) {
         $model = ($each -split ':', 2)[0]
-        Invoke-OllamaSilently cp "$model-trial" $model
-        if ($LASTEXITCODE -ne 0) { throw "ollama cp $model-trial $model did not work" }
+        Invoke-OllamaSilently cp "$model-$suffix" $model
+        if ($LASTEXITCODE -ne 0) { throw "ollama cp $model-$suffix $model did not work" }
         Write-Host "[OK] $model is in Ollama"
     }
 

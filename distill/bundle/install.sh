@@ -7,6 +7,7 @@ umask 077
 bundle='@BUNDLE@'
 models='@MODELS@' # name:Modelfile, the one to use first
 smoke='@SMOKE@'
+suffix='@TRIAL@'
 question='Source: the test pump runs at 24 volts. Question: at how many volts does the test pump run?'
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
@@ -98,14 +99,14 @@ check_sums "$folder"
 # 4. Models, under names for trial
 cd -- "$folder" || exit 1
 for each in $models; do
-  trial="$trial ${each%%:*}-trial"
-  ollama create "${each%%:*}-trial" -f "${each#*:}" </dev/null ||
+  trial="$trial ${each%%:*}-$suffix"
+  ollama create "${each%%:*}-$suffix" -f "${each#*:}" </dev/null ||
     fail "ollama create ${each%%:*} did not work, its reason stands above: nothing was changed"
 done
 
 # 5. One question
 first=${models%%:*}
-answer=$(ollama run "$first-trial" "$question" </dev/null) ||
+answer=$(ollama run "$first-$suffix" "$question" </dev/null) ||
   fail "$first gave no answer, the reason stands above: nothing was changed"
 [ -n "$(printf '%s' "$answer" | tr -d '[:space:]')" ] || fail "$first gave an empty answer: nothing was changed"
 say "[OK] asked: $question"
@@ -113,8 +114,8 @@ say "[OK] $first answers: $answer"
 
 # 6. Names
 for each in $models; do
-  ollama cp "${each%%:*}-trial" "${each%%:*}" >/dev/null </dev/null ||
-    fail "ollama cp ${each%%:*}-trial ${each%%:*} did not work, its reason stands above"
+  ollama cp "${each%%:*}-$suffix" "${each%%:*}" >/dev/null </dev/null ||
+    fail "ollama cp ${each%%:*}-$suffix ${each%%:*} did not work, its reason stands above"
   say "[OK] ${each%%:*} is in Ollama"
 done
 

@@ -24,7 +24,7 @@ from distill.bundle import verify_bundle
 from distill.bundle.contents import INSTALLERS, SUMS, Entry, collect_entries, find_moment, make_entry, render_sums
 from distill.config import Config
 from distill.errors import PipelineError
-from distill.files import flush_to_disk, replace_file, sha256_file
+from distill.files import create_private, flush_to_disk, make_private, replace_file, sha256_file
 from distill.gguf.outputs import format_bytes, require_disk_space
 from distill.progress import show_progress
 
@@ -105,16 +105,19 @@ def require_own_folder(place: Path, zip_name: str) -> None:
 def write_bundle(unfinished: Path, zip_name: str, entries: Sequence[Entry], moment: datetime, part_bytes: int | None) -> Path:
     """Write the zip, or the folder of parts; returns the file to check."""
     if part_bytes is None:
+        create_private(unfinished)
         with open(unfinished, "wb") as file:
             write_zip(file, zip_name, entries, moment)
             flush_to_disk(file)
         return unfinished
     unfinished.mkdir()
+    make_private(unfinished)
     with PartWriter(unfinished / zip_name, part_bytes) as parts:
         write_zip(parts, zip_name, entries, moment)  # type: ignore[arg-type]
     beside = [entry for entry in entries if entry.name in INSTALLERS]
     sums = [*beside, *(Entry(path.name, path, sha256_file(path), path.stat().st_size) for path in parts.list_paths())]
     for entry in (*beside, make_entry(SUMS, render_sums(sums))):
+        create_private(unfinished / entry.name)
         with open(unfinished / entry.name, "wb") as file:
             file.write(entry.source)  # type: ignore[arg-type]
             flush_to_disk(file)
@@ -205,7 +208,9 @@ class PartWriter:
             self.close()
             if number > MOST_PARTS:
                 raise PipelineError(f"--part-size {self._part_bytes}: more than {MOST_PARTS} parts: give a larger one")
-            self._file = open(self._name(number), "r+b" if number <= self._count else "x+b")  # noqa: SIM115 - see close
+            if number > self._count:
+                create_private(self._name(number))
+            self._file = open(self._name(number), "r+b")  # noqa: SIM115 - see close
             self._number, self._count = number, max(self._count, number)
         return self._file
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 from distill.errors import PipelineError
 from distill.prompts import Message
 
-# Llama 3.1's template writes this date, Llama 3.2's the current one unless it is given `date_string`. A student must see one
-# date in training and for ever after.
+# Llama 3.1's template writes this date, Llama 3.2's the current one, and both another that is given as `date_string`.
+# A student must see one date in training and for ever after.
 DATE = "26 Jul 2024"
 BLANK_LINE = "\n\n"
 
@@ -240,7 +240,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises bare ones for a damaged file
         raise PipelineError(f"{folder}: its tokenizer can not be read: {' '.join(str(error).split())[:200]}") from None
     if not tokenizer.chat_template:
         raise PipelineError(f"{folder} has no chat template: use an instruct model as finetune.base_model")
@@ -248,15 +248,26 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def render_jinja(tokenizer: Any, messages: Sequence[Message]) -> str | None:
-    """What the tokenizer's own template makes of the messages, BOS included, at DATE; None where it refuses them."""
+    """
+    What the tokenizer's own template makes of the messages, BOS included, at DATE; None where it refuses them.
+
+    Raises PipelineError for a template that breaks on them, and for several of which none is the default.
+    """
     from jinja2 import TemplateError
 
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, date_string=DATE)
     except TemplateError:
         return None
+    except Exception as error:  # a template is a program of the model's maker
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"{tokenizer.name_or_path}: its chat template can not be used: {reason}") from None
 
 
 def pin_date(jinja: str) -> str:
-    """The template for a GGUF: one that writes the current date writes DATE, as it did in training."""
-    return f'{{%- set date_string = "{DATE}" %}}{jinja}' if "strftime_now" in jinja else jinja
+    """
+    The template for a GGUF: one that writes a date writes DATE, as it did in training.
+
+    llama.cpp gives every template today's date as `date_string`, and a template's own default is then never used.
+    """
+    return f'{{%- set date_string = "{DATE}" %}}{jinja}' if "date_string" in jinja else jinja

@@ -20,7 +20,7 @@ from distill.errors import PipelineError
 from distill.files import create_private
 from distill.gguf.convert import READ_VALUES
 from distill.gguf.merge import MergedWeights, load_adapter
-from distill.gguf.merged import MergedFolder
+from distill.gguf.merged import MergedFolder, is_tied
 from distill.gguf.quantisation.kquants import slice_rows
 from distill.gguf.shards import BaseWeights
 from distill.gguf.verification.structure import open_gguf
@@ -58,7 +58,8 @@ def find_llama_cpp(folder: Path, quantizations: Sequence[str]) -> LlamaCpp:
 def write_merged(base_folder: Path, adapter_folder: Path | None, target: Path) -> list[str]:
     """Base and adapter, or the base alone, as a folder of 16-bit safetensors; returns the tensors that were merged."""
     with BaseWeights(base_folder) as base:
-        weights = MergedWeights(base, load_adapter(adapter_folder) if adapter_folder else None)
+        adapter = load_adapter(adapter_folder) if adapter_folder else None
+        weights = MergedWeights(base, adapter, tied=is_tied(base_folder))
         with MergedFolder(target, base_folder, base) as folder:
             for name in weights.list_merged():
                 shape = base.shape(name)

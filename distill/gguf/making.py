@@ -15,12 +15,17 @@ from typing import Any
 import torch
 
 from distill.config import Config
+from distill.errors import PipelineError
 from distill.files import read_json, replace_file, sha256_file, write_json_atomic
 from distill.gguf.chat import ChatFormat, load_tokenizer, recognise_format
-from distill.gguf.convert import Output, convert, count_tensors
-from distill.gguf.external import LlamaCpp, count_types, find_llama_cpp, make_16_bit, quantise_f16
+from distill.gguf.convert import Output, convert, count_tensors, require_complete
+from distill.gguf.external import LlamaCpp, count_types, make_16_bit, quantise_f16
+from distill.gguf.families import read_model
+from distill.gguf.families.common import Model
+from distill.gguf.merge import MergedWeights, load_adapter
 from distill.gguf.outputs import MERGED, VERIFICATION, Job
 from distill.gguf.quantisation.kquants import load_compiled
+from distill.gguf.shards import BaseWeights
 from distill.gguf.verification import Checks, Mode, plan_references, verify_outputs
 from distill.gguf.verification.foreign import compare_quantised, verify_foreign
 from distill.gguf.verification.held_out import Example
@@ -56,6 +61,30 @@ class Made:
     types: dict[str, int]
     checks: Checks
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+def find_model(base: Path, with_llama_cpp: bool) -> Model | None:
+    """What this exporter knows of the base. Raises PipelineError for an unknown one, unless llama.cpp takes over."""
+    try:
+        return read_model(base)
+    except PipelineError:
+        if with_llama_cpp:
+            return None
+        raise
+
+
+def check_adapter(base: Path, folder: Path, model: Model | None) -> list[str]:
+    """The tensors that the adapter changes. Raises PipelineError when it can not be merged, or the base is not whole."""
+    with BaseWeights(base) as weights:
+        if model is not None:
+            require_complete(model, weights)
+        merged = MergedWeights(weights, load_adapter(folder), tied=model is not None and model.tied)
+        changed = merged.list_merged()
+        if model is not None:
+            merged.require_used({weight.source for weight in model.weights})
+        if len(merged.list_unchanged()) == len(changed):
+            print("[WARN] the adapter changes nothing, all its B matrices are zero: tuned and base will be the same model")
+        return changed
 
 
 def gather_materials(config: Config, base: Path, adapters: Mapping[str, Any]) -> Materials:
@@ -162,7 +191,7 @@ def make_files_with(
 
 
 def make_missing(
-    config: Config, materials: Materials, jobs: Sequence[Job], made_from: str, llama_cpp: Path | None
+    config: Config, materials: Materials, jobs: Sequence[Job], made_from: str, llama_cpp: LlamaCpp | None
 ) -> dict[str, dict[str, Any]]:
     """Make and prove every GGUF that an unfinished run has not made, then name it; the contents of verification.json."""
     folder = config.gguf_dir
@@ -170,10 +199,9 @@ def make_missing(
     left = {folder / f"{job.gguf}.part": job for job in jobs if job.gguf not in entries}
     outputs = [Output(path, job.quantization, job.ollama_name, job.side == "tuned") for path, job in left.items()]
     merged = folder / MERGED if config.export.save_merged else None
-    if llama_cpp:
-        made = make_files_with(find_llama_cpp(llama_cpp, config.export.quantization), materials, outputs, merged)
-    else:
-        made = make_files(materials, outputs, merged)
+    made = make_files_with(llama_cpp, materials, outputs, merged) if llama_cpp else make_files(materials, outputs, merged)
+    if outputs:
+        shutil.rmtree(folder / MERGED, ignore_errors=True)  # of an earlier adapter, or not proven
     try:
         for each in made if outputs else ():
             target = folder / left[each.output.path].gguf
@@ -185,6 +213,9 @@ def make_missing(
             }
             write_json_atomic(folder / VERIFICATION, entries)
             print("\n".join(describe_checks(target.name, each.checks)))
+    except BaseException:
+        shutil.rmtree(folder / MERGED, ignore_errors=True)
+        raise
     finally:
         for path in left:
             path.unlink(missing_ok=True)
@@ -192,12 +223,12 @@ def make_missing(
 
 
 def load_finished(folder: Path, jobs: Sequence[Job], made_from: str) -> dict[str, dict[str, Any]]:
-    """What verification.json says of files that were made of the same inputs and have not changed since."""
+    """What verification.json says of files that were made of the same inputs and have not changed since; the others go."""
     known: dict[str, dict[str, Any]] = read_json(folder / VERIFICATION) if (folder / VERIFICATION).exists() else {}
-    finished = {}
-    for name in (job.gguf for job in jobs if job.gguf in known):
-        path, entry = folder / name, known[name]
-        if entry.get("made_from") == made_from and path.is_file() and sha256_file(path) == entry["sha256"]:
+    wanted, finished = {job.gguf for job in jobs}, {}
+    for name, entry in known.items():
+        path, same = folder / name, name in wanted and entry.get("made_from") == made_from
+        if same and path.is_file() and sha256_file(path) == entry.get("sha256"):
             print(f"[SKIP] {name} was finished by an earlier run")
             finished[name] = entry
         else:

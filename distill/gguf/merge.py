@@ -120,6 +120,7 @@ def load_adapter(folder: Path) -> dict[str, Change]:
     """
     settings = read_json(folder / "adapter_config.json")
     require_plain_lora(settings, folder)
+    require_scale(settings, folder)
     path = folder / "adapter_model.safetensors"
     file = open_safetensors(path)
     keys = [key for key in sorted(file.keys()) if ".original_module." not in key]
@@ -158,6 +159,8 @@ def read_whole_tensors(file: Any, keys: list[str], path: Path) -> Iterator[tuple
 def require_plain_lora(settings: dict[str, Any], folder: Path) -> None:
     """Raises PipelineError for a kind of adapter whose merge is not base + scale * B @ A."""
     path = folder / "adapter_config.json"
+    if not isinstance(settings, dict):
+        raise PipelineError(f"{path} is no table of settings: run  python finetune.py  again")
     if settings.get("peft_type") != "LORA":
         raise PipelineError(f"{path}: peft_type {settings.get('peft_type')} is not supported, only LORA")
     for key in UNSUPPORTED:
@@ -170,6 +173,21 @@ def require_plain_lora(settings: dict[str, Any], folder: Path) -> None:
         raise PipelineError(f"{path}: bias or init_lora_weights changes the base model itself: only plain LoRA can be merged")
 
 
+def require_scale(settings: dict[str, Any], folder: Path) -> None:
+    """Raises PipelineError unless lora_alpha and alpha_pattern say by how much every update counts."""
+    path, pattern = folder / "adapter_config.json", settings.get("alpha_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise PipelineError(f"{path}: alpha_pattern is no table: run  python finetune.py  again")
+    for key, value in {"lora_alpha": settings.get("lora_alpha"), **pattern}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise PipelineError(f"{path}: {key} is {value!r}, not a number: run  python finetune.py  again")
+    for key in pattern:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise PipelineError(f"{path}: alpha_pattern {key!r} is no regular expression: {error}") from None
+
+
 def require_finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     """Raises PipelineError for NaN or infinite values."""
     if not torch.isfinite(tensor).all():
@@ -179,7 +197,8 @@ def require_finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
 
 def pair_up(module: str, pair: dict[str, torch.Tensor], settings: dict[str, Any], path: Path) -> LoraPair:
     """The update of one module. Raises PipelineError when one of the two matrices is missing or they do not fit."""
-    if len(pair) != 2 or pair["A"].dim() != 2 or pair["B"].dim() != 2 or pair["A"].shape[0] != pair["B"].shape[1]:
+    fits = len(pair) == 2 and pair["A"].dim() == pair["B"].dim() == 2 and pair["A"].shape[0] == pair["B"].shape[1] > 0
+    if not fits:
         raise PipelineError(f"{path}: the LoRA matrices of {module} are incomplete or do not fit each other")
     rank = pair["A"].shape[0]
     alpha = next(

@@ -2,7 +2,8 @@
 The merged model as 16-bit safetensors, for programs that read no GGUF (`save_merged`).
 
 Each shard begins as a copy of the base shard's header, so that names, types and offsets are the base's; the merged rows are
-then written to their places. Tensors that the GGUF does not hold are copied as they are.
+then written to their places: of a tied model those of the embedding also to its output, if the base holds it, since
+transformers parts the two when they differ. Tensors that the GGUF does not hold are copied as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 import torch
 
-from distill.files import create_private
+from distill.files import create_private, replace_file
+from distill.gguf.merge import EMBEDDING, OUTPUT, name_within_text_model
 from distill.gguf.shards import DTYPES, BaseWeights, read_header
 
 COPY_BYTES = 1 << 26
@@ -35,6 +37,7 @@ class MergedFolder:
         self._base_folder, self._base = base_folder, base
         self._files: dict[Path, Any] = {}  # by the base's shard
         self._places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+        self._twins: dict[str, str] = {}  # the embedding to the output that is a copy of it
         self._written: set[str] = set()
 
     def __enter__(self) -> MergedFolder:
@@ -42,6 +45,9 @@ class MergedFolder:
         self._part.mkdir(parents=True)
         for shard in self._base.shards:
             self._begin(shard)
+        names = {name_within_text_model(name): name for name in self._places}
+        if names.keys() >= {EMBEDDING, OUTPUT} and is_tied(self._base_folder):
+            self._twins = {names[EMBEDDING]: names[OUTPUT]}
         return self
 
     def _begin(self, shard: Path) -> None:
@@ -56,6 +62,11 @@ class MergedFolder:
 
     def write(self, name: str, first: int, rows: torch.Tensor) -> None:
         """float32 rows of a weight, the first of which is row `first`, in the base's own type."""
+        if name in self._twins:
+            self._write_one(self._twins[name], first, rows)
+        self._write_one(name, first, rows)
+
+    def _write_one(self, name: str, first: int, rows: torch.Tensor) -> None:
         shard, start, entry = self._places[name]
         data = rows.to(DTYPES[entry["dtype"]]).cpu().contiguous().flatten().view(torch.uint8).numpy()
         file = self._files[shard]
@@ -89,10 +100,20 @@ class MergedFolder:
             return
         self._copy_companions()
         shutil.rmtree(self.target, ignore_errors=True)
-        self._part.rename(self.target)
+        replace_file(self._part, self.target)
 
     def _copy_companions(self) -> None:
         for pattern in COMPANIONS:
             for path in sorted(self._base_folder.glob(pattern)):
                 shutil.copyfile(path, self._part / path.name)
 
+
+def is_tied(folder: Path) -> bool:
+    """Whether the embedding serves as the output too, as transformers takes config.json; no for one that it can not read."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))

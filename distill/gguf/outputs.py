@@ -6,10 +6,10 @@ Converts and verifies nothing itself.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distill.config import Config
 from distill.errors import PipelineError
@@ -81,10 +81,11 @@ def require_own_name(name: str) -> None:
         )
 
 
-def write_sums(folder: Path, names: Sequence[str]) -> Path:
-    """Write SHA256SUMS as `sha256sum --check` reads it."""
-    target = folder / "SHA256SUMS"
-    write_text_atomic(target, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in names))
+def write_sums(folder: Path, names: Sequence[str], known: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """Write SHA256SUMS as `sha256sum --check` reads it. known: entries of verification.json, which tell hashes already."""
+    target, known = folder / "SHA256SUMS", known or {}
+    sums = {name: known[name]["sha256"] if name in known else sha256_file(folder / name) for name in names}
+    write_text_atomic(target, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     return target
 
 
@@ -111,7 +112,7 @@ def require_room(config: Config, base_folder: Path, jobs: Sequence[Job], with_ll
     sizes = {job.gguf: base_bytes if with_llama_cpp else estimate_bytes(base_folder, job.quantization) for job in jobs}
     for name, size in sizes.items():
         print(f"[OK] {name}: {'at most ' if with_llama_cpp else ''}{format_bytes(size)}")
-    present = sum(path.stat().st_size for path in folder.glob("*.gguf*"))
+    present = sum((folder / name).stat().st_size for name in sizes if (folder / name).is_file())
     # A full verification writes f16 files beside them, llama.cpp an f16 file and a merged copy; both go again.
     passing = 2 * base_bytes if with_llama_cpp or config.export.verify == "full" else 0
     require_disk_space(folder, sum(sizes.values()) - present + passing + (base_bytes if config.export.save_merged else 0))

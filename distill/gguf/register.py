@@ -83,7 +83,7 @@ def find_program() -> str:
     program = shutil.which("ollama")
     if not program:
         raise PipelineError(
-            "ollama is not on PATH: install Ollama (ollama.com), open a new terminal, and run this again; gguf/ is finished"
+            "ollama is not on PATH: install Ollama (ollama.com), open a new terminal, and run this again"
         )
     return program
 

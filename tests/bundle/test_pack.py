@@ -252,3 +252,11 @@ def test_a_model_that_changes_while_it_is_packed_is_noticed(
     with pytest.raises(PipelineError, match=re.escape("student-q4_k_m.gguf changed while it was bundled")):
         make_bundle(config, target=tmp_path / "out" / "student.zip", part_bytes=None)
     assert not os.path.exists(tmp_path / "out" / "student.zip") and list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are Unix's")
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_a_bundle_is_for_the_user_alone(config: Config, tmp_path: Path, size: int | None) -> None:
+    made = make_bundle(config, target=tmp_path / "student.zip", part_bytes=size)
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+    assert size is None or (tmp_path / "student-parts").stat().st_mode & 0o777 == 0o700

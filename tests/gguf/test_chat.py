@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,5 +213,37 @@ def test_the_date_stands_still_in_the_gguf(tokenizers: dict[str, Any]) -> None:
     tokenizer.chat_template = kept
 
 
+@pytest.mark.parametrize("name", ["3.1-8B", "3.2-3B", "3.3-70B"])
+def test_llama_cpp_s_own_date_is_not_written_by_a_published_template(name: str, tokenizers: dict[str, Any]) -> None:
+    place = find_llama_cpp() / "models" / "templates" / f"meta-llama-Llama-{name}-Instruct.jinja"
+    pinned = pin_date(place.read_text(encoding="utf-8"))
+    # llama.cpp defines date_string as today for every template.
+    rendered = tokenizers["llama-3.1"].apply_chat_template(
+        MULTI_TURN, chat_template=pinned, tokenize=False, add_generation_prompt=True, date_string="01 Jan 2031"
+    )
+    assert rendered == render_jinja(tokenizers["llama-3.1"], MULTI_TURN)
+
+
 def test_a_template_without_date_stays_as_it_is() -> None:
     assert pin_date(FAMILIES["gemma-3"].template) == FAMILIES["gemma-3"].template
+
+
+@pytest.mark.parametrize(("file", "text"), [
+    ("tokenizer.json", '{"version": "1.0", "mod'), ("tokenizer.json", '{"version": "1.0"}'), ("tokenizer.json", "[]"),
+    ("tokenizer_config.json", "[]"), ("tokenizer_config.json", '"text"'), ("tokenizer_config.json", "{"),
+])
+def test_a_damaged_tokenizer_is_one_line(folders: dict[str, Path], tmp_path: Path, file: str, text: str) -> None:
+    folder = Path(shutil.copytree(folders["llama-3"], tmp_path / "base"))
+    (folder / file).write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match="tokenizer can not be read") as caught:
+        recognise_format(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("template", ["{{ 1 + 'a' }}", "{{ 1 / 0 }}", {"rag": "{{ 1 }}", "tool_use": "{{ 2 }}"}], ids=str)
+def test_a_template_that_breaks_is_one_line(template: Any, folders: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(folders["llama-3"])
+    tokenizer.chat_template = template
+    with pytest.raises(PipelineError, match="llama-3: its chat template can not be used: ") as caught:
+        render_jinja(tokenizer, MULTI_TURN)
+    assert "\n" not in str(caught.value)

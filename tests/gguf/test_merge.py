@@ -293,3 +293,32 @@ def test_weights_that_no_half_float_holds_are_refused(tiny_phi3: Path, tmp_path:
     save_file(tensors, shard)
     with BaseWeights(copy) as base, pytest.raises(PipelineError, match=rf"{shard.name}: tensor model\.norm\.weight holds NaN"):
         MergedWeights(base).rows("model.norm.weight", 0, 256)
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"lora_alpha": None}, "lora_alpha is None"), ({"lora_alpha": "16"}, "lora_alpha is '16'"),
+    ({"lora_alpha": float("nan")}, "lora_alpha is nan"), ({"alpha_pattern": {"down_proj": None}}, "down_proj is None"),
+    ({"alpha_pattern": {"layers.(1": 3}}, "alpha_pattern 'layers.(1' is no regular expression"),
+    ({"alpha_pattern": ["down_proj"]}, "alpha_pattern is no table"),
+])
+def test_an_alpha_that_is_none_is_one_line(adapter: Path, settings: dict[str, Any], named: str) -> None:
+    change_settings(adapter, **settings)
+    with pytest.raises(PipelineError) as caught:
+        load_adapter(adapter)
+    assert f"adapter_config.json: {named}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"LORA"', '{"peft_type": "LORA"}'])
+def test_an_adapter_config_without_settings_is_one_line(adapter: Path, text: str) -> None:
+    (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"adapter_config\.json(: lora_alpha is None| is no table)"):
+        load_adapter(adapter)
+
+
+def test_matrices_of_rank_0_are_refused(adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    up, down = tensors[f"{DOWN}.lora_B.weight"], tensors[f"{DOWN}.lora_A.weight"]
+    change_tensors(adapter, **{f"{DOWN}.lora_B.weight": up[:, :0].clone(), f"{DOWN}.lora_A.weight": down[:0].clone()})
+    with pytest.raises(PipelineError, match="down_proj are incomplete"):
+        load_adapter(adapter)

@@ -7,7 +7,6 @@ against Hugging Face. held_out: the price of the quantisation, against a 16-bit 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from distill.gguf.merge import MergedWeights, load_adapter
 from distill.gguf.shards import BaseWeights
 from distill.gguf.verification import held_out, logits, text, weights
 from distill.gguf.verification.logits import Agreement
-from distill.gguf.verification.structure import check_structure, release_mappings
+from distill.gguf.verification.structure import check_structure, leave_nothing_mapped
 from distill.llamacpp import LlamaModel
 
 Mode = Literal["quick", "full", "none"]
@@ -54,6 +53,7 @@ def plan_references(outputs: Sequence[Output], mode: Mode, folder: Path) -> list
     ]
 
 
+@leave_nothing_mapped()
 def verify_outputs(
     base_folder: Path,
     adapter_folder: Path | None,
@@ -76,14 +76,8 @@ def verify_outputs(
     texts: of the training data, for the tokens. examples: encoded held-out rows, for `full`. advance: called after each file.
     Raises PipelineError, one line, for the first check that fails. No file stays mapped into memory, whatever happens.
     """
-    try:
-        work = Verification(base_folder, adapter_folder, mode, chat_format, texts, examples, positions)
-        checks = work.run([*references, *outputs], advance)
-    except BaseException as error:
-        release_mappings(error)
-        raise
-    finally:
-        gc.collect()
+    work = Verification(base_folder, adapter_folder, mode, chat_format, texts, examples, positions)
+    checks = work.run([*references, *outputs], advance)
     return {output.path: checks[output.path] for output in outputs}
 
 

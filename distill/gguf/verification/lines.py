@@ -21,7 +21,8 @@ def describe_checks(name: str, checks: Mapping[str, Mapping[str, Any]]) -> list[
 
 def describe_structure(check: Mapping[str, Any]) -> str:
     """What the file holds."""
-    return f"structure: {check['tensors']} tensors, {check['keys']} keys and {check['tokens']:,} tokens as planned, no NaN"
+    planned = " as planned" if check.get("planned", True) else ""
+    return f"structure: {check['tensors']} tensors, {check['keys']} keys and {check['tokens']:,} tokens{planned}, no NaN"
 
 
 def describe_weights(check: Mapping[str, Any]) -> str:
@@ -43,7 +44,8 @@ def describe_tokenization(check: Mapping[str, Any]) -> str:
 
 def describe_template(check: Mapping[str, Any]) -> str:
     """Which format."""
-    return f"chat template: {check['conversations']} conversations alike by Jinja, llama.cpp and Ollama's {check['format']}"
+    counts = f"chat template: {check['conversations']} conversations alike by Jinja"
+    return f"{counts}, llama.cpp and Ollama's {check['format']}" if check["ways"] == 3 else f"{counts} and llama.cpp"
 
 
 def describe_logits(check: Mapping[str, Any]) -> str:

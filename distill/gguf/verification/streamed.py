@@ -86,8 +86,10 @@ def build_streamed_model(
         name = f"model.layers.{number}"
         layer.register_forward_pre_hook(lambda module, _, name=name: fill_module(module, name, weights))
         layer.register_forward_hook(lambda module, *_: module.to("meta") and None)
-    for name, change in (rounding or {}).items():
-        network.get_submodule(name).register_forward_pre_hook(
+    modules = dict(network.named_modules())
+    # Experts may be single modules in the safetensors and one tensor in Hugging Face's model.
+    for name, change in ((name, change) for name, change in (rounding or {}).items() if name in modules):
+        modules[name].register_forward_pre_hook(
             lambda _, inputs, change=change: (torch.cat([inputs[0][:exact_rows], change(inputs[0][exact_rows:])]),)
         )
     return network

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,18 @@ def open_gguf(path: Path) -> GGUFReader:
         return GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise PipelineError(f"{path} is no complete GGUF file ({error}): export it again") from None
+
+
+@contextmanager
+def leave_nothing_mapped() -> Iterator[None]:
+    """No file stays mapped into memory once the function that this decorates has ended, whatever happens in it."""
+    try:
+        yield
+    except BaseException as error:
+        release_mappings(error)
+        raise
+    finally:
+        gc.collect()
 
 
 def release_mappings(error: BaseException) -> None:

@@ -7,7 +7,8 @@ A model that was converted faultlessly from the wrong weights computes what Hugg
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ MOST_ERROR = {
 }
 # How far the found share of an adapter's update may be from 1, beyond five standard errors.
 SHARE_SLACK = 0.1
-SLICES, SLICE_ROWS = 4, 16
+SAMPLED_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -84,21 +85,28 @@ def check_weights(path: Path, model: Model, merged: MergedWeights) -> dict[str, 
 
 
 def take_sample(tensor: ReaderTensor, weight: Weight, merged: MergedWeights) -> Sample:
-    """Rows from all over one tensor."""
-    sums = np.zeros(5)
-    for start, stop in spread_slices(weight.shape[0], weight.row_step):
-        stored = dequantize(np.asarray(tensor.data[start:stop]), tensor.tensor_type).astype(np.float32)
-        found = weight.restore(torch.from_numpy(stored)).double()
-        base = merged.base_rows(weight.source, start, stop).cpu().double()
-        wanted = merged.rows(weight.source, start, stop).cpu().double()
-        update = wanted - base
-        parts = (wanted.square(), (found - wanted).square(), update.square(), update * (found - base))
-        sums += [wanted.numel(), *(float(part.sum()) for part in parts)]
-    return Sample(int(sums[0]), *sums[1:].tolist())
+    """Rows from all over one tensor, in Hugging Face's order."""
+    spans = spread_rows(weight.shape)
+    rows = torch.cat([torch.arange(start, stop) for start, stop in spans])
+    # Where each of Hugging Face's rows stands in the GGUF: single rows can then be read of a head, too.
+    places = replace(weight, offset=0).restore(torch.arange(weight.shape[0]))[rows].numpy()
+    stored = dequantize(np.asarray(tensor.data)[places], tensor.tensor_type).astype(np.float32)
+    found = torch.from_numpy(stored).double() - weight.offset
+    parts = [(start, merged.base_rows(weight.source, start, stop)) for start, stop in spans]
+    base = torch.cat([part for _, part in parts]).cpu().double()
+    wanted = torch.cat([merged.merge_rows(weight.source, start, part) for start, part in parts]).cpu().double()
+    update = wanted - base
+    sums = (wanted.square(), (found - wanted).square(), update.square(), update * (found - base))
+    return Sample(wanted.numel(), *(float(part.sum()) for part in sums))
 
 
-def spread_slices(rows: int, step: int) -> list[tuple[int, int]]:
-    """(start, stop) of SLICES slices of about SLICE_ROWS rows, in multiples of `step`, from the first rows to the last."""
-    size = min(rows, max(step, SLICE_ROWS // step * step))
-    starts = {int(start) // step * step for start in np.linspace(0, rows - size, SLICES)}
-    return [(start, start + size) for start in sorted(starts)]
+def spread_rows(shape: Sequence[int]) -> list[tuple[int, int]]:
+    """
+    (start, stop) of what is compared: all of a vector or a small matrix, else SAMPLED_ROWS single rows of a matrix.
+
+    One row at random, always the same, of each of SAMPLED_ROWS equal parts: no larger part escapes, and no pattern does.
+    """
+    if len(shape) == 1 or shape[0] <= SAMPLED_ROWS:
+        return [(0, shape[0])]
+    bounds = np.linspace(0, shape[0], SAMPLED_ROWS + 1).astype(int)
+    return [(int(row), int(row) + 1) for row in np.random.default_rng(0).integers(bounds[:-1], bounds[1:])]

@@ -73,3 +73,27 @@ def test_a_config_that_lacks_a_size_is_one_clear_line(tmp_path: Path, key: str) 
     path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(PipelineError, match=f"config.json: {key} is missing: download the base model again"):
         read_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Phi-4-mini"])
+@pytest.mark.parametrize("changes", [
+    {"hidden_size": "4096"}, {"hidden_size": None}, {"num_attention_heads": 0}, {"num_attention_heads": [32]},
+    {"vocab_size": "x"},
+    {"num_hidden_layers": True}, {"max_position_embeddings": 4096.5}, {"head_dim": "128"}, {"rms_norm_eps": None},
+    {"rms_norm_eps": "small"}, {"rope_theta": [1]}, {"rope_scaling": "longrope"}, {"rope_scaling": ["a"]},
+    {"text_config": None},
+    {"rope_scaling": {"type": "longrope", "short_factor": ["1"] * 48, "long_factor": ["1"] * 48}},
+    {"rope_scaling": {"rope_type": "llama3", "factor": 0, "high_freq_factor": "4", "low_freq_factor": 1}},
+    {"architectures": [1]}, {"architectures": 5}, {"quantization_config": {"a": 1}, "_name_or_path": 7},
+], ids=str)
+def test_an_odd_value_is_one_line_that_names_the_file(tmp_path: Path, name: str, changes: dict[str, object]) -> None:
+    with pytest.raises(PipelineError, match=r"config\.json") as caught:
+        read_model(write_config(tmp_path, name, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", '"text"'])
+def test_a_config_that_is_no_table_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"config\.json is no table"):
+        read_model(tmp_path)

@@ -91,7 +91,7 @@ def test_a_text_that_differs_is_named_by_its_number_alone(
 
 def test_what_llama_cpp_is_known_not_to_follow_is_counted(llama: LlamaModel, stripping: Model) -> None:
     found = check_tokenization(llama, stripping, ["the pump", SPACED, "a valve", SPACED])
-    assert (found["texts"], found["different"]) == (4, 0)
+    assert (found["texts"], found["different"]) == (4, 2)
     assert found["explained"] == {"drops white space beside some of its special tokens; llama.cpp keeps it": 2}
 
 

@@ -81,7 +81,7 @@ def test_lines_say_figures_and_limits(full: tuple[dict[Path, Checks], int], quan
 
 
 def test_a_line_warns_of_texts_that_llama_cpp_splits_otherwise() -> None:
-    check = {"texts": 9, "special_tokens": 2, "different": 0, "limit": 0, "explained": {"keeps marks; llama.cpp cuts": 3}}
+    check = {"texts": 9, "special_tokens": 2, "different": 3, "limit": 0, "explained": {"keeps marks; llama.cpp cuts": 3}}
     assert describe_checks("a.gguf", {"tokenization": check}) == [
         "[WARN] a.gguf: tokens: 9 training texts and 2 special tokens; 3 texts become other tokens than in training, because "
         "the tokenizer keeps marks; llama.cpp cuts"

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from distill.errors import PipelineError
 from distill.gguf import convert as convert_module
@@ -15,7 +19,8 @@ from distill.gguf.families import read_model
 from distill.gguf.families.common import Model
 from distill.gguf.merge import MergedWeights, load_adapter
 from distill.gguf.shards import BaseWeights
-from distill.gguf.verification.weights import check_weights, spread_slices
+from distill.gguf.verification.weights import check_weights, spread_rows
+from tests.gguf.edited_gguf import edit_tensor
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +120,30 @@ def test_every_layout_is_compared_in_hugging_faces(model: Model, base: BaseWeigh
         check_weights(tmp_path / "a.gguf", model, MergedWeights(base))
 
 
-@pytest.mark.parametrize(("rows", "step"), [(1, 1), (5, 1), (16, 1), (64, 1), (1_000, 1), (200_064, 1), (512, 64), (128, 128),
-                                            (96, 48), (24, 12)])
-def test_slices_lie_within_and_split_no_head(rows: int, step: int) -> None:
-    slices = spread_slices(rows, step)
-    assert slices[0][0] == 0
-    assert slices[-1][1] == rows
-    assert all(start % step == 0 and (stop - start) % step == 0 and 0 <= start < stop <= rows for start, stop in slices)
+@pytest.mark.parametrize("quantization", ["f16", "q8_0", "q4_k_m"])
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_qkv.weight", "blk.0.ffn_down.weight"])
+def test_permuted_rows_are_noticed_where_the_first_and_the_last_ones_are_right(
+    model: Model, base: BaseWeights, base_gguf: dict[str, Path], tmp_path: Path, quantization: str, name: str
+) -> None:
+    source = base_gguf[quantization]
+    data = next(np.array(tensor.data) for tensor in GGUFReader(source).tensors if tensor.name == name)
+    inner = slice(len(data) // 20, -len(data) // 20)
+    data[inner] = np.roll(data[inner], 1, axis=0)
+    path = edit_tensor(source, tmp_path, name, data.tobytes())
+    with pytest.raises(PipelineError, match=rf"edited\.gguf failed verification: weights: {re.escape(name)} is 1\.\d of"):
+        check_weights(path, model, MergedWeights(base))
+
+
+@pytest.mark.parametrize("rows", [129, 1_000, 8_192, 200_064])
+def test_a_row_of_every_part_of_a_matrix_is_compared(rows: int) -> None:
+    spans = spread_rows((rows, 32))
+    assert len(spans) == 128
+    assert all(stop == start + 1 for start, stop in spans)
+    edges = [-1, *(start for start, _ in spans), rows]
+    assert all(0 < after - before <= 2 * rows / 128 + 2 for before, after in pairwise(edges))
+    assert spans == spread_rows((rows, 32))
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (128, 8), (200_064,)])
+def test_vectors_and_small_matrices_are_compared_whole(shape: tuple[int, ...]) -> None:
+    assert spread_rows(shape) == [(0, shape[0])]
