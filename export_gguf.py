@@ -13,7 +13,7 @@ Reads   adapters/        from finetune.py, and the 16-bit base model on disk
         training_data/   if it is there: its texts are tokenized, its held-out rows measure perplexity (verify: full)
 Writes  gguf/            for Ollama and evaluate.py: <name>-q4_k_m.gguf, <name>-base-q4_k_m.gguf, Modelfile, Modelfile.base,
                          SHA256SUMS, verification.json
-Needs   no GPU, no compiler, no network; about 6 GB of memory for Phi-4-mini, and the disk space that --dry-run prints
+Needs   no GPU, no compiler, no network; about 6 GB of memory to verify Phi-4-mini, and disk for the files that --dry-run lists
 """
 
 from __future__ import annotations
