@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from gguf import GGUFReader
+from safetensors.torch import save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from distill.errors import PipelineError
 from distill.gguf.chat import recognise_format
-from distill.gguf.convert import Output
+from distill.gguf.convert import Output, convert
 from distill.gguf.external import QUANTISER, LlamaCpp, convert_to_f16, find_llama_cpp, run_program
 from distill.gguf.making import Materials, make_files_with
+from distill.gguf.merge import MergedWeights
+from distill.gguf.shards import BaseWeights
+from distill.gguf.verification import foreign, logits
+from distill.gguf.verification.foreign import compare_quantised, compute_merged, describe_unknown, verify_foreign
+from distill.gguf.verification.lines import describe_checks
+from distill.gguf.verification.structure import open_gguf
 from tests.gguf.llama_source import find_llama_cpp as find_source
 from tests.gguf.tiny_families import write_tiny_model
 from tests.tiny_models import write_random_lora
@@ -132,6 +142,80 @@ def test_a_space_that_its_converter_doubles_is_found_out(
     materials = make_materials(*write_both(tmp_path_factory, "mistral_v3"), tmp_path)
     with pytest.raises(PipelineError, match="failed verification: tokenization of"):
         list(make_files_with(find_llama_cpp(find_source(), ["f16"]), materials, list_outputs(tmp_path, "f16"), None))
+
+
+def test_the_lines_claim_no_plan_and_no_third_way(gemma: tuple[Path, Path], tmp_path: Path) -> None:
+    tools = find_llama_cpp(find_source(), ["f16"])
+    made = next(make_files_with(tools, make_materials(*gemma, tmp_path), list_outputs(tmp_path, "f16")[1:], None))
+    assert (made.checks["chat_template"]["ways"], made.checks["structure"]["planned"]) == (2, False)
+    lines = "\n".join(describe_checks("a.gguf", made.checks))
+    assert "as planned" not in lines and "Ollama" not in lines
+    assert " tokens, no NaN" in lines and "conversations alike by Jinja and llama.cpp" in lines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("error", [None, PipelineError("wrong"), KeyboardInterrupt()])
+def test_no_foreign_file_stays_mapped(
+    gemma: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    output = Output(tmp_path / "mapped.gguf", "f16", "tiny", False)
+    convert(gemma[0], None, [output])
+    answers, held = verify_foreign(output.path, gemma[0], recognise_format(gemma[0]), [])[1], []
+
+    def fail(path: Path, _: object) -> float:
+        # As a check does that still holds a tensor when it fails.
+        tensors = open_gguf(path).tensors
+        held.append(len(tensors))
+        if error:
+            raise error
+        return 1.0
+
+    monkeypatch.setattr(foreign, "require_likeness", fail)
+    try:
+        compare_quantised(output, gemma[0], answers)
+        assert error is None
+    except (PipelineError, KeyboardInterrupt) as raised:
+        assert raised is error
+        assert str(output.path) not in Path("/proc/self/maps").read_text()
+    assert held and str(output.path) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(("key", "name"), [("num_hidden_layers", "model.embed_tokens.weight"), ("", "transformer.wte.weight")])
+def test_a_model_that_cannot_be_described_is_refused_in_one_line(tmp_path: Path, key: str, name: str) -> None:
+    settings = {"num_hidden_layers": 2, "model_type": "other"}
+    settings.pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    save_file({name: torch.zeros(8, 4)}, tmp_path / "model.safetensors")
+    with pytest.raises(PipelineError, match=r"is missing, so what llama\.cpp makes of this model cannot be proven: ") as raised:
+        describe_unknown(tmp_path)
+    assert "\n" not in str(raised.value) and (key or "embed_tokens.weight") in str(raised.value)
+
+
+def test_a_mixture_of_experts_is_refused_in_one_line(tmp_path: Path, gemma: tuple[Path, Path]) -> None:
+    """Its experts are single matrices in the safetensors and one tensor, under another name, in Hugging Face's model."""
+    write_mixture(tmp_path)
+    shutil.copy(gemma[0] / "tokenizer.json", tmp_path)
+    model, probe = describe_unknown(tmp_path), logits.make_probe(tmp_path, 3)
+    with pytest.raises(PipelineError, match=r"other parts \(.*model\.layers\.0\.mlp\..*\), so what llama\.cpp makes"):
+        compute_merged(model, probe)
+
+
+def write_mixture(folder: Path) -> None:
+    """A random Mixtral with the tensors' names that are published."""
+    config = MixtralConfig(
+        vocab_size=1024, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, tie_word_embeddings=False,
+    )
+    MixtralForCausalLM(config).save_pretrained(folder)
+
+
+def test_rounding_of_what_is_no_module_is_left_out(gemma: tuple[Path, Path]) -> None:
+    model, probe = describe_unknown(gemma[0]), logits.make_probe(gemma[0], 3)
+    with BaseWeights(gemma[0]) as base:
+        weights = logits.read_merged_weights(MergedWeights(base), model)
+        names = {"model.layers.0.mlp.experts.0.up_proj": lambda values: values * 0}
+        exact, rounded = logits.compute_both(model, weights, probe, names)
+    assert all((one == other).all() for one, other in zip(exact, rounded))
 
 
 @pytest.mark.skipif("LLAMA_CPP" not in os.environ, reason="LLAMA_CPP names no built llama.cpp")
