@@ -83,7 +83,9 @@ try {
     $folder = $here
     if (Test-Path -LiteralPath (Join-Path $here "$bundle.zip.001")) {
         $folder = Join-Path $here $bundle
-        if (Test-Path -LiteralPath $folder) { Write-Host "[SKIP] $folder is there already" } else { Join-Parts }
+        # An older bundle may have been unpacked there: it must not be installed in the name of these parts.
+        if (Test-Path -LiteralPath $folder) { throw "$folder is there already: delete it, or run install.ps1 in it" }
+        Join-Parts
     }
 
     # 3. Files

@@ -85,11 +85,9 @@ say "[OK] Ollama answers"
 folder="$here"
 if [ -f "$here/$bundle.zip.001" ]; then
   folder="$here/$bundle"
-  if [ -d "$folder" ]; then
-    say "[SKIP] $folder is there already"
-  else
-    join_parts
-  fi
+  # An older bundle may have been unpacked there: it must not be installed in the name of these parts.
+  [ -d "$folder" ] && fail "$folder is there already: delete it, or run install.sh in it"
+  join_parts
 fi
 
 # 3. Files

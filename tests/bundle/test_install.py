@@ -120,17 +120,18 @@ def test_an_unpacked_bundle_is_installed_asked_and_explained(machine: Machine, u
     assert [call.split()[0] for call in machine.calls] == ["list", "create", "create", "run", "cp", "cp", "rm", "rm"]
 
 
-def test_parts_are_joined_and_installed_and_a_second_run_uses_what_is_there(
+def test_parts_are_joined_and_installed_and_an_unpacked_folder_beside_them_is_never_taken_for_them(
     machine: Machine, config: Config, tmp_path: Path
 ) -> None:
     parts = make_parts(config, tmp_path)
     (parts / "student.zip.099").write_bytes(b"a part of an older, larger bundle")
     before = {path.name for path in parts.iterdir()}
-    for expected in ("[OK] joined the parts", "[SKIP]"):
-        code, output = machine.install(parts)
-        assert code == 0 and expected in output, output
-        assert set(machine.models) == MODELS and {path.name for path in parts.iterdir()} == before | {"student"}
-        assert machine.models["student"] == sha256_file(config.gguf_dir / "student-q4_k_m.gguf")
+    code, output = machine.install(parts)
+    assert code == 0 and "[OK] joined the parts" in output, output
+    assert set(machine.models) == MODELS and {path.name for path in parts.iterdir()} == before | {"student"}
+    assert machine.models["student"] == sha256_file(config.gguf_dir / "student-q4_k_m.gguf")
+    code, output = machine.install(parts)
+    assert code == 1 and "is there already: delete it, or run install.sh in it" in output, output
 
 
 def test_a_smoke_run_is_said(machine: Machine, config: Config, tmp_path: Path) -> None:
