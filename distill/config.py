@@ -231,6 +231,7 @@ class GenerateSection(Section):
     min_score: float = Field(default=0.3, ge=-1, le=1)
     context: ContextSection = EMPTY
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    canaries: int = Field(default=0, ge=0)
     masking: MaskingSection = EMPTY
     teacher: TeacherSection = EMPTY
     checks: ChecksSection = EMPTY
@@ -301,11 +302,40 @@ class ExportSection(Section):
         return self
 
 
+class JudgeSection(Section):
+    """A model that compares both answers with the sources in view; it never decides."""
+
+    enabled: bool = False
+    base_url: BaseUrl = "http://127.0.0.1:11434/v1"
+    model: str = "phi4:14b"
+    api_key_env: str = "OPENROUTER_API_KEY"
+    keyring_service: str = "hybridrag-distill"
+    openrouter: OpenRouterSection = Field(default={"enforce_distillable_text": None})
+    budget_usd: float | None = Field(default=None, gt=0)
+    prompt_usd_per_million: float | None = Field(default=None, ge=0)
+    answer_usd_per_million: float | None = Field(default=None, ge=0)
+    rubric: str = (
+        "Prefer the answer that an engineer could act on: every value, unit and name right, what was asked answered in full, "
+        "nothing said that the sources do not hold. Length and tone do not matter."
+    )
+    questions: Positive | None = None
+    max_tokens: Positive = 512
+    concurrency: Positive = 1
+    requests_per_minute: Positive = 60
+    tokens_per_minute: Positive | None = None
+    timeout_seconds: float = Field(default=600, gt=0)
+    max_attempts: Positive = 5
+
+
 class EvaluateSection(Section):
     """Stage 4: base against tuned."""
 
     engine: Literal["ollama", "embedded"] = "ollama"
+    endpoint: Literal["chat", "generate"] = "chat"
     ollama_url: BaseUrl = "http://127.0.0.1:11434"
+    stock_model: str | None = None
+    concurrency: Positive = 1
+    max_attempts: Positive = 2
     timeout_seconds: float = Field(default=600, gt=0)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -313,11 +343,16 @@ class EvaluateSection(Section):
     max_tokens: Positive = 512
     seed: int = 42
     embedder: EmbedderSection = Field(default={"query_prefix": ""})
-    primary_metric: str = "reference_similarity"
-    smallest_difference: float = Field(default=0.02, ge=0)
+    own_cases: tuple[ConfigPath, ...] = ()
+    golden_cases: tuple[ConfigPath, ...] = ()
+    general_questions: bool = True
+    memory_probes: int = Field(default=100, ge=0)
+    primary_metric: str = "correctness"
+    smallest_difference: float = Field(default=0.05, ge=0)
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     bootstrap_samples: Positive = 10_000
     max_failed_share: Share = 0.05
+    judge: JudgeSection = EMPTY
 
 
 class Config(Section):

@@ -34,7 +34,7 @@ class ContextSpan(BaseModel):
     end: int
 
 
-Origin = Literal["", "question", "document", "recording", "curated"]
+Origin = Literal["", "question", "document", "recording", "curated", "canary"]
 
 
 class TrainingExample(BaseModel):
@@ -84,12 +84,19 @@ def to_example(row: dict[str, Any], path: Path, number: int) -> TrainingExample:
         raise PipelineError(f"{path}:{number} {key}: {problem['msg']}") from None
 
 
+ModelSide = Literal["base", "tuned", "stock"]  # tuned and its control, and the model in use today
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What one model said to one held-out question. A failed call has an `error` and no text, and is never scored."""
+    """What one model said to one question. A failed call has an `error` and no text, and is never scored.
+
+    `set` and `example_id` name the question. `seconds` is the whole call as it was waited for, `first_token_seconds` and
+    `answer_seconds` are what the engine told: loading and reading the prompt, then writing `answer_tokens`; 0 where it did not.
+    """
 
     example_id: str
-    side: Literal["base", "tuned"]
+    side: ModelSide
     text: str = ""
     error: str = ""
     finish_reason: str = ""
@@ -98,6 +105,9 @@ class Answer:
     seconds: float = 0.0
     request_sha256: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    set: str = "heldout"
+    first_token_seconds: float = 0.0
+    answer_seconds: float = 0.0
 
     def to_row(self) -> dict[str, Any]:
         """The answer as a JSON object."""

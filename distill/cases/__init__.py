@@ -1,0 +1,1 @@
+"""What every model of an evaluation is asked: sets of questions, and how each set scores an answer."""
