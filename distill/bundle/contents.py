@@ -88,6 +88,16 @@ def read_stages(config: Config) -> Stages:
     return Stages({stage: values[stage] for stage in reversed(values)}, {stage: data[stage] for stage in reversed(data)})
 
 
+def describe_verification(stages: Stages) -> str:
+    """What was checked before the files got their names, as the manifest of the export tells."""
+    if stages.values["gguf"].get("config", {}).get("export", {}).get("verify") == "none":
+        return "- **Not verified** against the model that was trained (export.verify: none): its structure alone was checked."
+    return (
+        "- **Verified** before it got its name: verification.json has the figures, verify_bundle.py checks that they are about "
+        "these files."
+    )
+
+
 def is_smoke_run(stages: Stages) -> bool:
     """Whether the model is for trying out only."""
     return bool(stages.values["gguf"]["details"].get("smoke_run"))
@@ -169,8 +179,7 @@ def render_card(name: str, jobs: Sequence[Job], files: Sequence[Entry], stages: 
         f"# {name}", f"**{SMOKE}**" if is_smoke_run(stages) else "",
         f"{card.tidy(base)}, tuned to answer questions from the chunks that HybridRAG3 puts into the prompt, for Ollama.",
         make_table(["file", "model", "quantisation", "bytes", "sha256"], rows),
-        "- **Verified** before it got its name: verification.json has the figures, verify_bundle.py checks that they are about "
-        "these files.\n- **Private.** A tuned model can repeat what it was trained on: it is as confidential as the documents "
+        f"{describe_verification(stages)}\n- **Private.** A tuned model can repeat what it was trained on: it is as confidential as the documents "
         "behind its rows. No text of theirs stands in the other files of this bundle.\n- **Licence:** the base model's, the "
         "terms under which the teacher's answers may be used for training, and who owns the documents.",
         card.render_data(facts), card.render_losses(facts["losses"]), card.render_making(facts),

@@ -388,7 +388,7 @@ def main() -> int:
     for tag, text in findings:
         print(f"[{tag}] {text}".encode("ascii", "replace").decode("ascii"))
     failed = any(tag == "FAIL" for tag, _ in findings)
-    print(f"{sys.argv[1]}: {'not to be used' if failed else 'whole, verified, and traced back to its training data'}")
+    print(f"{sys.argv[1]}: {'not to be used' if failed else 'whole, and traced back to its training data'}")
     return int(failed)
 
 

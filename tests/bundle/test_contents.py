@@ -86,6 +86,14 @@ def test_the_card_names_files_rows_and_settings(config: Config, unpacked: Path) 
     assert "Sample answers" not in text and "student-base" not in text
 
 
+@pytest.mark.parametrize(("verify", "said"), [("none", "- **Not verified**"), ("quick", "- **Verified**")])
+def test_the_card_claims_no_verification_that_was_switched_off(config: Config, verify: str, said: str) -> None:
+    config = config.model_copy(update={"export": config.export.model_copy(update={"verify": verify})})
+    write_gguf(config, smoke_run=False)
+    card = next(entry.source for entry in collect_entries(config, "student", False) if entry.name == "MODEL_CARD.md")
+    assert said in card.decode() and card.decode().count("erified**") == 1
+
+
 @pytest.mark.parametrize("smoke_run", [False, True])
 def test_a_smoke_run_is_said_in_readme_card_and_installers(config: Config, smoke_run: bool) -> None:
     write_adapters(config, smoke_run)
