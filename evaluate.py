@@ -2,14 +2,17 @@
 Stage 4 of 4: is the tuned model better than its own base at this job, and how sure are we?
 
     python evaluate.py
-    python evaluate.py --dry-run        # check inputs and models; ask nothing
-    python evaluate.py --limit 10       # the first 10 held-out questions only
-    python evaluate.py --overwrite      # ask everything again; without it an unfinished run goes on
+    python evaluate.py --dry-run             # check inputs and models; ask nothing
+    python evaluate.py --limit 10            # the first 10 questions of each set only
+    python evaluate.py --overwrite           # evaluate again; what an unchanged model has answered is not asked again
+    python evaluate.py --votes votes.json    # fold in votes that the report's blind voting exported
+    python evaluate.py --ask "QUESTION"      # both answers now, side by side; without a question: a prompt
+    python evaluate.py --switch tuned --hybridrag-config D:/HybridRAG3/config/config.yaml
 
-Reads   training_data/heldout.jsonl   from generate_training_data.py
+Reads   training_data/                from generate_training_data.py
         gguf/                         from export_gguf.py
 Writes  evaluation/                   report.html to look at, summary.json for programs, answers.jsonl
-Needs   both models in Ollama (export_gguf.py prints the commands), or  evaluate.engine: embedded  and no server at all
+Needs   both models in Ollama (export_gguf.py --register), or  evaluate.engine: embedded  and no server at all
 """
 
 from __future__ import annotations
@@ -17,139 +20,109 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from distill.config import Config, load_config, name_path
-from distill.engines import SIDES, Ask, Engine, Model, Question, Side, find_models, make_engine, make_options, plan_questions
+from distill.cases.case_set import CaseSet
+from distill.cases.loading import Answers, describe_sets, load_answers, load_sets, require_unseen
+from distill.config import Config, load_config
+from distill.engines.collecting import collect_answers
+from distill.engines.engine import Engine, make_engine
+from distill.engines.models import Model, Side, find_models
+from distill.engines.options import make_options
 from distill.errors import PipelineError, run
-from distill.files import (
-    JsonlAppender,
-    hold_lock,
-    read_json,
-    read_jsonl,
-    sha256_file,
-    write_json_atomic,
-    write_jsonl_atomic,
-    write_text_atomic,
-)
+from distill.files import hold_lock, read_json, write_json_atomic, write_jsonl_atomic, write_text_atomic
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
-from distill.progress import Progress, show_progress
-from distill.records import Answer, TrainingExample, load_examples
-from distill.report.metrics import require_metric
-from distill.report.results import Results, compare_answers, declare_metric, summarise
+from distill.metrics.table import require_metric
+from distill.report.results import DECLARED, Results, compare, declare_metric, summarise
+from distill.teacher.keys import store_key
 
 OUTPUTS = ("answers.jsonl", "summary.json", "report.html")
+COLUMNS = {"base": ".3f", "tuned": ".3f", "difference": "+.3f"}
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N held-out questions only")
-    parser.add_argument("--overwrite", action="store_true", help="delete evaluation/ and start afresh")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each set only")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished evaluation")
     parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
+    parser.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="fold votes into a finished evaluation")
+    parser.add_argument("--ask", nargs="?", const="", metavar="QUESTION", help="ask both models now; nothing is written")
+    parser.add_argument("--set-key", action="store_true", help="type the judge's key into the keyring, and stop")
+    parser.add_argument("--switch", choices=("base", "tuned"), help="have HybridRAG3 use one of the two models")
+    parser.add_argument("--hybridrag-config", type=Path, metavar="PATH", help="HybridRAG3's config.yaml, for --switch")
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
+    if bool(args.switch) != bool(args.hybridrag_config):
+        parser.error("--switch and --hybridrag-config belong together")
     return args
 
 
 # -----------------------------------------------------------------------------
-# Inputs
+# Besides the evaluation
 
 
-def load_heldout(path: Path, limit: int | None) -> list[TrainingExample]:
-    """The held-out rows. Raises PipelineError when there are none, or two with one id."""
-    examples = load_examples(path)[:limit]
-    if not examples:
-        raise PipelineError(f"{path} holds no rows: raise generate.heldout_share, run  python generate_training_data.py  again")
-    if len({example.id for example in examples}) != len(examples):
-        raise PipelineError(f"{path} holds two rows with one id: run  python generate_training_data.py  again")
-    return examples
+def switch_hybridrag(config: Config, side: Side, path: Path) -> None:
+    """Write a model's name into HybridRAG3's config. Raises PipelineError when gguf/ does not hold it."""
+    from distill.switching import switch_model
+
+    model = require_manifest(config.gguf_dir, "export_gguf.py", config)["details"]["models"].get(side)
+    if not model:
+        raise PipelineError(f"gguf/ holds no {side} model: set export.export_base: true, export again with --overwrite")
+    print("\n".join(switch_model(path, model["ollama_name"])))
 
 
-def require_unseen(config: Config, training: Mapping[str, Any], gguf: Mapping[str, Any]) -> None:
-    """Raises PipelineError when the tuned model saw another train.jsonl: held-out rows may have been in it."""
-    path = config.adapters_dir / FILE_NAME
-    name, data = name_path(path, config.work_dir), name_path(config.training_dir / "train.jsonl", config.work_dir)
-    if not path.is_file() or sha256_file(path) != gguf["manifests"].get(name):
-        print(f"[WARN] {name} is not the one that gguf/ was made from: nobody can tell whether the model saw held-out rows")
-        return
-    adapters = read_json(path)
-    trained, present = ({file["path"]: file["sha256"] for file in files} for files in (adapters["inputs"], training["outputs"]))
-    if trained.get(data) != present.get(data):
-        raise PipelineError(
-            f"gguf/ was trained on another {data} and may have seen held-out questions: "
-            "run  python finetune.py --overwrite  and  python export_gguf.py --overwrite"
-        )
+def ask_now(config: Config, question: str) -> None:
+    """Both models' answers to one question, or to what is typed."""
+    from distill.asking import ask_loop
+    from distill.cases.retrieving import Retriever
+
+    gguf = require_manifest(config.gguf_dir, "export_gguf.py", config)
+    inherit(gguf, config.gguf_dir, config)
+    models = find_models(config, gguf)
+    ask_loop(config, open_engine(config, models), models, Retriever(config), question or None)
 
 
-# -----------------------------------------------------------------------------
-# Answers
+def open_engine(config: Config, models: Mapping[Side, Model]) -> Engine:
+    """The engine, ready to be asked. Raises PipelineError when it is not."""
+    engine = make_engine(config, models)
+    engine.require_ready()
+    print(f"[OK] {config.evaluate.engine} is ready")
+    return engine
 
 
-def load_known(path: Path) -> dict[tuple[str, str, str], Answer]:
-    """The answers of an unfinished run by (example id, side, request); failures are left out, so that they are asked again."""
-    if not path.exists():
-        return {}
-    answers = (Answer(**row) for _, row in read_jsonl(path, torn_end=True))
-    return {(answer.example_id, answer.side, answer.request_sha256): answer for answer in answers if not answer.error}
+def fold_votes(
+    paths: Sequence[Path], conditions: Mapping[str, Any], sets: Sequence[CaseSet], answers: Answers
+) -> dict[str, Any]:
+    """What people preferred in the report's blind voting. Raises PipelineError for votes on other models."""
+    from distill.report.votes import count_votes, load_votes, require_same_models
 
-
-def collect_answers(
-    config: Config, engine: Engine, models: Mapping[Side, Model], examples: Sequence[TrainingExample], path: Path
-) -> dict[Side, list[Answer]]:
-    """Ask what is not known yet, all of one model before the other; every answer is on disk before the next question."""
-    plans = {side: plan_questions(config, models[side], examples) for side in SIDES}
-    known = load_known(path)
-    todo = {side: [q for q in plans[side] if (q.example_id, side, q.request_sha256) not in known] for side in SIDES}
-    total, left = 2 * len(examples), sum(map(len, todo.values()))
-    if left < total:
-        print(f"[OK] Going on: {total - left} of {total} answers are on disk")
-    with JsonlAppender(path, config.encrypt) as log, show_progress(total, "asking", "answer", done=total - left) as progress:
-        for side in SIDES:
-            if todo[side]:
-                with engine.load(side) as ask:
-                    ask_side(config, side, ask, todo[side], len(examples), log, progress, known)
-    return {side: [known[q.example_id, side, q.request_sha256] for q in plans[side]] for side in SIDES}
-
-
-def ask_side(
-    config: Config, side: Side, ask: Ask, questions: Sequence[Question], total: int, log: JsonlAppender, progress: Progress,
-    known: dict[tuple[str, str, str], Answer],
-) -> None:
-    """Ask one model; a failed call is tried once more. Raises PipelineError when too many of its `total` questions failed."""
-    failures = 0
-    for question in questions:
-        answer = ask(question.example_id, question.messages)
-        if answer.error:
-            answer = ask(question.example_id, question.messages)
-        answer = replace(answer, request_sha256=question.request_sha256)
-        log.append(answer.to_row())
-        known[answer.example_id, side, answer.request_sha256] = answer
-        progress.advance(note=side)
-        failures += bool(answer.error)
-        if failures > config.evaluate.max_failed_share * total:
-            raise PipelineError(
-                f"{failures} of {total} questions to the {side} model failed, more than evaluate.max_failed_share "
-                f"{config.evaluate.max_failed_share:g} allows; the answers are kept, mend this and run again: {answer.error}"
-            )
+    ballots = [load_votes(path) for path in paths]
+    for path, ballot in zip(paths, ballots):
+        require_same_models(path, ballot, {side: model["sha256"] for side, model in conditions["models"].items()})
+    return count_votes(ballots, sets, answers)
 
 
 # -----------------------------------------------------------------------------
 # Output
 
 
-def describe_conditions(config: Config, models: Mapping[Side, Model]) -> dict[str, Any]:
-    """What was the same for both sides, and which files were compared."""
-    fields = ("name", "file", "sha256", "bytes")
+def describe_conditions(config: Config, models: Mapping[Side, Model], loads: Mapping[Side, int]) -> dict[str, Any]:
+    """What was the same for all models, and which files were compared."""
+    settings, fields = config.evaluate, ("name", "file", "sha256", "bytes")
+    ollama = settings.engine == "ollama"
     return {
         "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "engine": config.evaluate.engine,
+        "engine": settings.engine,
+        "endpoint": settings.endpoint if ollama else "",
+        "concurrency": settings.concurrency if ollama else 1,
         "options": make_options(config),
-        "models": {side: {field: getattr(models[side], field) for field in fields} for side in SIDES},
+        "models": {side: {field: getattr(model, field) for field in fields} for side, model in models.items()},
+        "loads": dict(loads),
         "verification": f"../{config.gguf_dir.name}/verification.json",  # seen from the report, beside which gguf/ lies
     }
 
@@ -159,33 +132,52 @@ def write_outputs(config: Config, results: Results, summary: Mapping[str, Any]) 
     from distill.report.page import render_page
 
     answers, figures, report = (config.evaluation_dir / name for name in OUTPUTS)
-    rows = (answer.to_row() for side in SIDES for answer in results.answers[side])
+    rows = (answer.to_row() for given in results.answers.values() for answer in given)
     write_jsonl_atomic(answers, rows, private=True, encrypt=config.encrypt)
     write_json_atomic(figures, summary)
     write_text_atomic(report, render_page(config.prompt, results, summary, texts=not config.encrypt), private=True)
     return [answers, figures, report]
 
 
-def print_table(config: Config, results: Results) -> None:
-    """The metrics as a person reads them; a star marks the one that decides."""
+def print_summary(config: Config, summary: Mapping[str, Any]) -> None:
+    """The measures as a person reads them, a star at the one that decides; then what stands on the report's first page."""
     print(f"\n{'':22}   base   tuned  difference  {config.evaluate.confidence:.0%} interval        n")
-    for name, row in results.metrics.items():
-        if row is not None:
-            star = "*" if name == config.evaluate.primary_metric else " "
-            interval = "{:+.3f} to {:+.3f}".format(*row.interval) if row.interval else "-"
-            print(f"{star}{name:21} {row.base:6.3f}  {row.tuned:6.3f}  {row.difference:+10.3f}  {interval:16} {row.pairs:4}")
+    rows = [summary["metrics"], *(found["metrics"] for found in summary["sets"].values())]
+    for name, row in (item for metrics in rows for item in metrics.items()):
+        if row:
+            star = "*" if name == summary["primary_metric"] else " "
+            interval = "{:+.3f} to {:+.3f}".format(*row["interval"]) if row["interval"] else "-"
+            shown = [format(row[key], style) if row[key] is not None else "-" for key, style in COLUMNS.items()]
+            print(f"{star}{name:21} {shown[0]:>6}  {shown[1]:>6}  {shown[2]:>10}  {interval:16} {row['pairs']:4}")
+    print()
+    for finding in summary["first_page"]:
+        print(f"[{'OK' if finding['level'] == 'info' else 'WARN'}] {finding['text']}")
+    tag = "[OK]" if summary["verdict"] == "better" else "[WARN]"
+    print(f"{tag} {summary['headline']}: {summary['reason']}\n[OK] {config.evaluation_dir / OUTPUTS[-1]}")
+
+
+# -----------------------------------------------------------------------------
 
 
 def main() -> None:
-    args = parse_args()
+    """Inputs, questions, answers, verdict."""
+    args, started = parse_args(), time.time()
     config = load_config(args.config)
-    folder, started = config.evaluation_dir, time.time()
+    folder = config.evaluation_dir
+    if args.switch:
+        return switch_hybridrag(config, args.switch, args.hybridrag_config)
+    if args.ask is not None:
+        return ask_now(config, args.ask)
+    if args.set_key:
+        return store_key(config.evaluate.judge)
 
     # ---------------------------------------------------------------------------
     # Inputs: fail here, before a model is asked
+
     require_metric(config.evaluate.primary_metric, config.prompt)
-    if (folder / FILE_NAME).exists() and not args.overwrite:
-        raise PipelineError(f"{folder} holds a finished run: read {folder / 'report.html'}, or ask again with --overwrite")
+    finished = require_manifest(folder, "evaluate.py", config) if args.votes else None
+    if not finished and (folder / FILE_NAME).exists() and not args.overwrite:
+        raise PipelineError(f"{folder} holds a finished run: read {folder / 'report.html'}, or evaluate again with --overwrite")
     training = require_manifest(config.training_dir, "generate_training_data.py", config)
     gguf = require_manifest(config.gguf_dir, "export_gguf.py", config)
     fixed = inherit(training, config.training_dir, config)
@@ -193,53 +185,56 @@ def main() -> None:
     if gguf["details"].get("smoke_run"):
         print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
     require_unseen(config, training, gguf)
-    heldout = config.training_dir / "heldout.jsonl"
-    examples, models = load_heldout(heldout, args.limit), find_models(config, gguf)
-    print(f"[OK] {len(examples)} held-out questions, prompt as in {config.gguf_dir.name}/{FILE_NAME}")
-    print(f"[OK] {models['tuned'].file} against {models['base'].file}")
 
     # ---------------------------------------------------------------------------
-    # Models and embedder
+    # Questions and models
     from distill.index.embedders import make_embedder
+    from distill.judging.judge import check_judge, judge_answers
 
-    engine, embedder = make_engine(config, models), make_embedder(config.evaluate.embedder)
-    engine.require_ready()
+    limit = finished["details"]["limit"] if finished else args.limit
+    embedder = make_embedder(config.evaluate.embedder)
     embedder.embed(["ready"])
-    print(f"[OK] {config.evaluate.engine} is ready; {config.evaluate.primary_metric} decides")
+    sets = load_sets(config, embedder, limit)
+    print(describe_sets(sets))
+    if not finished:
+        models = find_models(config, gguf)
+        engine, preflight = open_engine(config, models), check_judge(config, folder, models)
     if args.dry_run:
-        return
+        return print("[OK] dry run: nothing was asked")
 
     # ---------------------------------------------------------------------------
-    # Answers, all of one model before the other
-    lock = hold_lock(folder)
-    if args.overwrite:
-        for name in (FILE_NAME, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
-            (folder / name).unlink(missing_ok=True)
-    declare_metric(config)
-    answers = collect_answers(config, engine, models, examples, folder / "answers.jsonl")
+    # Answers, all of one model before the next; or those of a finished run, to which votes are added
+    with hold_lock(folder):
+        if args.overwrite and not finished:
+            for name in (FILE_NAME, DECLARED, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
+                (folder / name).unlink(missing_ok=True)
+        declare_metric(config)
+        if finished:
+            before = read_json(folder / "summary.json")
+            answers, judged, conditions = load_answers(folder / "answers.jsonl", sets), before["judge"], before["conditions"]
+        else:
+            collected = collect_answers(config, engine, models, sets, folder)
+            answers, conditions = collected.answers, describe_conditions(config, models, collected.loads)
+            judged = judge_answers(config, sets[0], answers, folder, preflight)
+        votes = fold_votes(args.votes, conditions, sets, answers) if finished else None
 
-    # ---------------------------------------------------------------------------
-    # Scores, verdict, report
-    results = compare_answers(config, examples, answers, embedder)
-    summary = summarise(config, results, describe_conditions(config, models))
-    outputs = write_outputs(config, results, summary)
-    write_manifest(
-        folder,
-        made_by="evaluate.py",
-        config=config,
-        sections=["prompt", "evaluate"],
-        inputs=[heldout],
-        outputs=outputs,
-        read_manifests=[config.training_dir / FILE_NAME, config.gguf_dir / FILE_NAME],
-        fixed=fixed,
-        counts={"questions": len(examples), "answered_by_both": summary["answered_by_both"], "failures": summary["failures"]},
-        started=started,
-        details={"verdict": results.verdict.word, "smoke_run": args.limit is not None, **summary["conditions"]},
-    )
-    print_table(config, results)
-    tag = "[OK]" if results.verdict.word == "better" else "[WARN]"
-    print(f"\n{tag} {results.verdict.headline}: {results.verdict.reason}\n[OK] {folder / 'report.html'}")
-    lock.release()
+        # -----------------------------------------------------------------------
+        # Scores, verdict, report
+        results = compare(config, sets, answers, judged, votes)
+        smoke = {"limit": limit, "smoke_run": bool(gguf["details"].get("smoke_run"))}
+        summary = summarise(config, results, {**conditions, **smoke})
+        (folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the folder counts as unfinished
+        outputs = write_outputs(config, results, summary)
+        settings = config.evaluate
+        cases = [config.training_dir / "heldout.jsonl", *settings.own_cases, *settings.golden_cases]
+        write_manifest(
+            folder, made_by="evaluate.py", config=config, sections=["prompt", "evaluate"],
+            inputs=[*cases, *(args.votes or [])], outputs=outputs,
+            read_manifests=[config.training_dir / FILE_NAME, config.gguf_dir / FILE_NAME], fixed=fixed,
+            counts={name: summary[name] for name in ("questions", "answered_by_both", "failures")}, started=started,
+            details={"verdict": results.verdict.word, **summary["conditions"]},
+        )
+    print_summary(config, summary)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from distill.masking import Masker
 from distill.network import require_allowed
 from distill.recorder.record import record_prompts
 from distill.records import SIDES
+from distill.rows.canaries import plant_canaries
 from distill.rows.edits import accept_edits
 from distill.rows.making import Results
 from distill.rows.outputs import (
@@ -104,7 +105,7 @@ def require_key(config: Config, wanted: bool, dry_run: bool) -> str:
     if not wanted or teacher.provider == "extractive" or not teacher.enabled:
         return ""
     require_allowed(teacher.base_url)
-    require_https(teacher.base_url)
+    require_https(teacher)
     try:
         print(describe_key(teacher))
         return find_key(teacher)
@@ -210,7 +211,7 @@ def main() -> None:
         # Output: rows in the order of the questions, the manifest last
 
         rows = mask_answers(masker, {side: results.rows[side] + plan.curated[side] for side in SIDES})
-        rows = drop_overlaps(config, rows, rejections)
+        rows = plant_canaries(config, drop_overlaps(config, rows, rejections))
         require_disjoint(rows)
         require_unchanged(inputs.digests)
         if describe_state(index_files := list_index(config, inputs)) != index_before:

@@ -135,7 +135,7 @@ def ask_with_client(args: argparse.Namespace, url: str, folder: Path) -> tuple[f
     requests = [Request(make_messages(number), (f"row{number}",), "answer", 512) for number in range(args.rows)]
     begun = time.monotonic()
     with Journal(config.training_dir, section) as journal, Ledger(config.training_dir) as ledger:
-        run_jobs(config, "", [make_job(request) for request in requests], journal, ledger, find_prices(section))
+        run_jobs(section, "", [make_job(request) for request in requests], journal, ledger, find_prices(section))
     seconds = time.monotonic() - begun
     statuses = collections.Counter(row["status"] for row in load_calls(config.training_dir).values())
     return seconds, len(load_replies(config.training_dir)), dict(statuses)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -188,6 +188,7 @@ class OpenRouterSection(Section):
 class TeacherSection(Section):
     """Who answers the questions."""
 
+    place: ClassVar[str] = "generate.teacher"
     enabled: bool = True
     provider: Literal["openai", "extractive"] = "openai"
     base_url: BaseUrl = "https://openrouter.ai/api/v1"
@@ -305,6 +306,9 @@ class ExportSection(Section):
 class JudgeSection(Section):
     """A model that compares both answers with the sources in view; it never decides."""
 
+    place: ClassVar[str] = "evaluate.judge"
+    temperature: ClassVar[float] = 0.0
+    use_hybridrag_key: ClassVar[bool] = False
     enabled: bool = False
     base_url: BaseUrl = "http://127.0.0.1:11434/v1"
     model: str = "phi4:14b"
@@ -325,6 +329,9 @@ class JudgeSection(Section):
     tokens_per_minute: Positive | None = None
     timeout_seconds: float = Field(default=600, gt=0)
     max_attempts: Positive = 5
+
+
+ServiceSection = TeacherSection | JudgeSection  # a chat model behind an OpenAI-compatible address
 
 
 class EvaluateSection(Section):

@@ -28,13 +28,15 @@ LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated text. `finish_reason` is "stop" (end token or stop text) or "length"."""
+    """A generated text. `finish_reason` is "stop" (end token or stop text) or "length"; times are for reading and writing."""
 
     text: str
     tokens: tuple[int, ...]
     prompt_tokens: int
     generated_tokens: int
     finish_reason: str
+    prompt_seconds: float
+    answer_seconds: float
 
 
 class LlamaModel:
@@ -131,6 +133,8 @@ class LlamaModel:
             prompt_tokens=answer["tokens_evaluated"],
             generated_tokens=answer["tokens_predicted"],
             finish_reason="length" if answer["stop_type"] == "limit" else "stop",
+            prompt_seconds=answer["timings"]["prompt_ms"] / 1000,
+            answer_seconds=answer["timings"]["predicted_ms"] / 1000,
         )
 
     def _ask(self, path: str, question: dict[str, Any] | None = None) -> Any:

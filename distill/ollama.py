@@ -7,6 +7,7 @@ runs on this machine or the next, and what fails there once fails again.
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -29,14 +30,19 @@ class OllamaError(PipelineError):
 
 
 @dataclass(frozen=True)
-class ChatReply:
-    """One answer. Counts are tokens (prompt_eval_count and eval_count in Ollama's words), times are seconds."""
+class OllamaReply:
+    """One answer. Counts are tokens (prompt_eval_count and eval_count in Ollama's words), times are seconds.
+
+    `load_seconds` is what passed before the model was at hand, `prompt_seconds` reading the prompt, `answer_seconds` writing.
+    """
 
     text: str
     done_reason: str
     prompt_tokens: int
     answer_tokens: int
     total_seconds: float
+    load_seconds: float
+    prompt_seconds: float
     answer_seconds: float
 
 
@@ -70,35 +76,66 @@ class OllamaClient:
         messages: Sequence[Mapping[str, str]],
         options: Mapping[str, Any],
         keep_alive: str | int | None = None,
-    ) -> ChatReply:
+    ) -> OllamaReply:
         """One answer, not streamed. `options` are Ollama's (num_ctx, num_predict, temperature...). Raises OllamaError."""
-        body = {"model": model, "messages": list(messages), "options": dict(options), "stream": False}
-        if keep_alive is not None:
-            body["keep_alive"] = keep_alive
-        return self._to_reply(self._call("/api/chat", body))
+        body = {"model": model, "messages": list(messages), **describe_call(options, keep_alive)}
+        answer = self._call("/api/chat", body)
+        message = answer.get("message")
+        return self._to_reply("/api/chat", answer, message.get("content") or "" if isinstance(message, dict) else None)
+
+    def generate(
+        self,
+        model: str,
+        prompt: str,
+        options: Mapping[str, Any],
+        keep_alive: str | int | None = None,
+        raw: bool = False,
+    ) -> OllamaReply:
+        """One answer to one prompt, wrapped by the model's TEMPLATE and SYSTEM, or `raw`, as it stands. Raises OllamaError."""
+        body = {"model": model, "prompt": prompt, **({"raw": True} if raw else {}), **describe_call(options, keep_alive)}
+        answer = self._call("/api/generate", body)
+        return self._to_reply("/api/generate", answer, answer.get("response"))
+
+    def load(self, model: str, options: Mapping[str, Any], keep_alive: str | int) -> None:
+        """Have a model in memory, with room for options["num_ctx"] tokens; comes back when it is there. Raises OllamaError."""
+        self._call("/api/generate", {"model": model, **describe_call(options, keep_alive)})
+
+    def list_loaded(self) -> list[str]:
+        """The names of the models that are in memory now."""
+        return [model.get("name") or "" for model in self._call("/api/ps").get("models") or []]
 
     def list_models(self) -> list[str]:
         """The names of the models that Ollama holds, such as phi4-mini:latest."""
-        return [model["name"] for model in self._call("/api/tags").get("models") or []]
+        return [model["name"] for model in self._list_tags()]
 
     def has_model(self, name: str) -> bool:
         """Whether Ollama holds a model; a name without a tag means :latest."""
-        return (name if ":" in name else f"{name}:latest") in self.list_models()
+        return with_tag(name) in self.list_models()
+
+    def find_model(self, name: str) -> dict[str, Any]:
+        """What Ollama lists of a model, such as its digest and size; empty when it does not hold it."""
+        return next((model for model in self._list_tags() if model["name"] == with_tag(name)), {})
 
     def show(self, model: str) -> dict[str, Any]:
         """What Ollama knows of a model, its Modelfile under "modelfile". Raises OllamaError, status 404 without the model."""
         return self._call("/api/show", {"model": model})
 
-    def render_chat(self, model: str, messages: Sequence[Mapping[str, str]]) -> str:
+    def render_chat(
+        self, model: str, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any] | None = None,
+        keep_alive: str | int | None = None,
+    ) -> str:
         """The prompt that Ollama would make of the messages, without asking the model; "" if this Ollama does not show it.
 
-        Loads the model. `_debug_render_only` is not documented; a server that does not know it answers with one token.
+        Loads the model, again where `options` ask for another num_ctx than it was loaded with. `_debug_render_only` is not
+        documented; a server that does not know it answers with one token.
         """
-        return self._render("/api/chat", {"model": model, "messages": list(messages)})
+        return self._render("/api/chat", {"model": model, "messages": list(messages)}, options, keep_alive)
 
-    def render_generate(self, model: str, prompt: str) -> str:
+    def render_generate(
+        self, model: str, prompt: str, options: Mapping[str, Any] | None = None, keep_alive: str | int | None = None
+    ) -> str:
         """The same for /api/generate, where HybridRAG3 sends its prompts."""
-        return self._render("/api/generate", {"model": model, "prompt": prompt})
+        return self._render("/api/generate", {"model": model, "prompt": prompt}, options, keep_alive)
 
     def has_blob(self, sha256: str) -> bool:
         """Whether Ollama holds a file already, so that creating a model from it takes no room."""
@@ -122,23 +159,28 @@ class OllamaClient:
         """Free the memory that a model takes. Raises OllamaError."""
         self._call("/api/generate", {"model": model, "keep_alive": 0})
 
-    def _render(self, path: str, body: dict[str, Any]) -> str:
-        settings = {"_debug_render_only": True, "stream": False, "options": {"num_predict": 1}}
-        shown = self._call(path, {**body, **settings}).get("_debug_info") or {}
+    def _list_tags(self) -> list[dict[str, Any]]:
+        return self._call("/api/tags").get("models") or []
+
+    def _render(
+        self, path: str, body: dict[str, Any], options: Mapping[str, Any] | None, keep_alive: str | int | None
+    ) -> str:
+        settings = describe_call({**(options or {}), "num_predict": 1}, keep_alive)
+        shown = self._call(path, {**body, **settings, "_debug_render_only": True}).get("_debug_info") or {}
         return shown.get("rendered_template") or ""
 
-    def _to_reply(self, body: dict[str, Any]) -> ChatReply:
-        message = body.get("message")
-        if not isinstance(message, dict) or not body.get("done", True):
-            raise OllamaError(f"Ollama at {self.base_url} answered /api/chat without a finished message")
+    def _to_reply(self, path: str, body: dict[str, Any], text: object) -> OllamaReply:
+        if not isinstance(text, str) or not body.get("done", True):
+            raise OllamaError(f"Ollama at {self.base_url} answered {path} without a finished message")
 
         def seconds(name: str) -> float:
             return (body.get(name) or 0) * NANOSECONDS
 
-        return ChatReply(
-            text=message.get("content") or "", done_reason=body.get("done_reason") or "",
+        return OllamaReply(
+            text=text, done_reason=body.get("done_reason") or "",
             prompt_tokens=body.get("prompt_eval_count") or 0, answer_tokens=body.get("eval_count") or 0,
-            total_seconds=seconds("total_duration"), answer_seconds=seconds("eval_duration"),
+            total_seconds=seconds("total_duration"), load_seconds=seconds("load_duration"),
+            prompt_seconds=seconds("prompt_eval_duration"), answer_seconds=seconds("eval_duration"),
         )
 
     def _call(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> dict[str, Any]:
@@ -174,6 +216,22 @@ class OllamaClient:
             return OllamaError(f"nothing answers at {self.base_url}: start Ollama there (ollama serve), or mend the address")
         text = " ".join(str(reason).split()) or type(reason).__name__
         return OllamaError(f"the connection to Ollama at {self.base_url} broke: {text}")
+
+
+def describe_call(options: Mapping[str, Any], keep_alive: str | int | None) -> dict[str, Any]:
+    """What every question carries; without `keep_alive` the server's own setting says how long a model stays in memory."""
+    return {"options": dict(options), "stream": False, **({} if keep_alive is None else {"keep_alive": keep_alive})}
+
+
+def with_tag(name: str) -> str:
+    """A model's name as Ollama lists it: one without a tag means :latest."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def find_blob(shown: Mapping[str, Any]) -> str:
+    """The sha256 of the GGUF file behind a model that /api/show told of, which FROM names; "" if it does not tell."""
+    found = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})", shown.get("modelfile") or "", re.MULTILINE)
+    return found[1] if found else ""
 
 
 def read_error(error: urllib.error.HTTPError) -> str:

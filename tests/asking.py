@@ -43,7 +43,7 @@ def ask_all(
     section = config.generate.teacher
     with Journal(config.training_dir, section) as journal, Ledger(config.training_dir) as ledger:
         jobs = [make_job(request, got) for request in requests]
-        run_jobs(config, key, jobs, journal, ledger, find_prices(section), note)
+        run_jobs(section, key, jobs, journal, ledger, find_prices(section), note)
     return got
 
 

@@ -17,9 +17,9 @@ import pytest
 import evaluate
 from distill.config import load_config
 from distill.errors import PipelineError
-from distill.files import read_jsonl
+from distill.files import read_jsonl, sha256_text, write_json_atomic
 from distill.records import TrainingExample
-from tests.finished_stages import BASE, TUNED, ModelServer, hash_models, list_spellings, write_config, write_stages
+from tests.finished_stages import BASE, STOCK, TUNED, ModelServer, hash_models, list_spellings, write_config, write_stages
 from tests.leaks import find_traces, make_surroundings
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ class World:
 
     def answer(self, body: Any) -> str:
         """Tuned says what the reference says, base rambles."""
-        return self.references[body["messages"][-1]["content"]] if body["model"] == TUNED else RAMBLING
+        return self.references.get(body["messages"][-1]["content"], RAMBLING) if body["model"] == TUNED else RAMBLING
 
     def run(self, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "--config", str(self.folder / "config.yaml"), *options])
@@ -81,12 +81,12 @@ def test_tuned_is_better(world: World, monkeypatch: pytest.MonkeyPatch, capsys: 
     world.write(count=24)
     world.run(monkeypatch)
     summary, printed = world.read_json("summary.json"), capsys.readouterr().out
-    assert summary["verdict"] == "better" and summary["primary_metric"] == "reference_similarity"
-    primary = summary["metrics"]["reference_similarity"]
+    assert summary["verdict"] == "better" and summary["primary_metric"] == "correctness"
+    primary = summary["metrics"]["correctness"]
     assert (primary["pairs"], primary["groups"], primary["wins"], primary["tuned"]) == (24, 8, 24, 1.0)
     assert 0 < primary["interval"][0] <= primary["difference"] <= primary["interval"][1]
     assert summary["metrics"]["citation_validity"]["difference"] == 1.0
-    assert "*reference_similarity" in printed and "[OK] Tuned is better: " in printed and "report.html" in printed
+    assert "*correctness" in printed and "[OK] Tuned is better: " in printed and "report.html" in printed
     assert printed.isascii()
     report = (world.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert report.count("<article") == 24 and "Tuned is better" in report
@@ -99,7 +99,7 @@ def test_equal_answers_are_no_measurable_difference(
     world.run(monkeypatch)
     summary = world.read_json("summary.json")
     assert summary["verdict"] == "no measurable difference"
-    assert summary["metrics"]["reference_similarity"]["interval"] == [0.0, 0.0]
+    assert summary["metrics"]["correctness"]["interval"] == [0.0, 0.0]
     assert "[WARN] No measurable difference: " in capsys.readouterr().out
 
 
@@ -144,7 +144,7 @@ def test_encrypted_rows_are_asked_and_no_plain_copy_is_left(world: World, monkey
     monkeypatch.setenv("HYBRIDRAG_DISTILL_KEY", around["HYBRIDRAG_DISTILL_KEY"])
     evaluate_apart(world, around)
     plain = world.read_json("summary.json")
-    found = ["evaluation/answers.jsonl", "evaluation/report.html", "training_data/heldout.jsonl"]
+    found = ["evaluation/answers.jsonl", "evaluation/cache.jsonl", "evaluation/report.html", "training_data/heldout.jsonl"]
     assert find_traces(world.folder, traces) == found
 
     add_to_config(world, "encrypt: true")
@@ -163,13 +163,14 @@ def test_an_encrypted_run_that_was_stopped_goes_on(world: World, monkeypatch: py
     world.server.reply = fail_for(world, {7, 8}, (500, {"error": "out of memory"}))
     with pytest.raises(PipelineError, match="failed"):
         world.run(monkeypatch)
-    assert b"depends on" in (world.folder / "evaluation" / "answers.jsonl").read_bytes()
+    assert b"depends on" in (world.folder / "evaluation" / "cache.jsonl").read_bytes()
     add_to_config(world, "encrypt: true")
     world.server.requests.clear()
     world.server.reply = world.answer
     world.run(monkeypatch)
     assert len(world.server.list_chats()) == 12 - 7  # what was answered in plain is not asked again
-    assert b"depends on" not in (world.folder / "evaluation" / "answers.jsonl").read_bytes()
+    for name in ("answers.jsonl", "cache.jsonl"):
+        assert b"depends on" not in (world.folder / "evaluation" / name).read_bytes()
 
 
 # -----------------------------------------------------------------------------
@@ -191,8 +192,100 @@ def test_both_sides_get_the_same_one_after_the_other(world: World, monkeypatch: 
     }
     assert first["stream"] is False
     # base is freed before tuned is loaded: each model is in memory once
-    order = world.server.list_paths("/api/chat", "/api/generate")
-    assert order.index(("/api/generate", BASE)) == 12 and order[-1] == ("/api/generate", TUNED)
+    assert world.server.loads == [BASE, TUNED]
+    assert world.read_json("summary.json")["conditions"]["loads"] == {"base": 1, "tuned": 1}
+
+
+def test_every_set_is_asked_in_one_load_of_each_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = world.folder / "mine.jsonl"
+    cases.write_text(json.dumps({"instruction": "What does the duplexer do?", "output": "It parts two bands."}) + "\n")
+    extra = "own_cases: [mine.jsonl]\n  stock_model: phi4-mini\n  max_failed_share: 0"
+    write_config(world.folder, world.server.base_url, extra, general=True, probes=5)
+    world.run(monkeypatch)
+    assert world.server.loads == [BASE, TUNED, STOCK]
+    summary = world.read_json("summary.json")
+    assert {"own", "general"} <= set(summary["sets"]) and summary["sets"]["own"]["questions"] == 1
+    assert summary["sets"]["general"]["questions"] >= 80
+    assert summary["metrics"]["correctness"]["stock"] == summary["metrics"]["correctness"]["base"]
+    assert {row["side"] for row in world.read_answers()} == {"base", "tuned", "stock"}
+    assert "mine.jsonl" in {entry["path"] for entry in world.read_json("manifest.json")["inputs"]}
+
+
+def test_without_a_control_nothing_is_compared_and_the_report_says_so_first(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.write(export_base=False)
+    world.run(monkeypatch)
+    summary = world.read_json("summary.json")
+    assert summary["verdict"] == "no control" and summary["first_page"][0]["kind"] == "control"
+    assert [body["model"] for body in world.server.list_chats()] == [TUNED] * 12
+    printed = capsys.readouterr().out
+    assert "[WARN] There is no base model to compare with" in printed and "correctness" in printed
+
+
+# -----------------------------------------------------------------------------
+# Votes, side by side, switch
+
+
+def write_votes(world: World, vote: str, path: Path, **models: str) -> Path:
+    """What the report exports after everybody voted the same way."""
+    texts = {(row["side"], row["example_id"]): row["text"] for row in world.read_answers()}
+    digests = hash_models(world.config)
+    votes = [
+        {"set": "heldout", "id": example.id, "vote": vote, "left": "base"}
+        | {f"{side}_sha256": sha256_text(texts[side, example.id]) for side in ("base", "tuned")}
+        for example in world.examples
+    ]
+    ballot = {"kind": "blind votes", "version": 1, "voter": "one", "made_at": "2026-11-23T10:00:00Z", "votes": votes}
+    write_json_atomic(path, {**ballot, "models": {"base": digests[BASE], "tuned": digests[TUNED], **models}})
+    return path
+
+
+def test_votes_are_folded_in_and_nothing_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    before = world.read_json("summary.json")
+    world.server.requests.clear()
+    world.run(monkeypatch, "--votes", str(write_votes(world, "base", world.folder / "votes.json")))
+    summary = world.read_json("summary.json")
+    assert (summary["votes"]["base"], summary["votes"]["tuned"], summary["votes"]["stale"]) == (12, 0, 0)
+    assert world.server.list_chats() == [] and summary["metrics"] == before["metrics"]
+    assert "votes.json" in {entry["path"] for entry in world.read_json("manifest.json")["inputs"]}
+    with pytest.raises(PipelineError, match="holds a finished run"):
+        world.run(monkeypatch)
+
+
+def test_votes_on_other_models_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    path = write_votes(world, "tuned", world.folder / "votes.json", tuned="0" * 64)
+    with pytest.raises(PipelineError, match=r"votes\.json holds votes of another evaluation"):
+        world.run(monkeypatch, "--votes", str(path))
+    assert world.read_json("summary.json")["votes"] is None and (world.folder / "evaluation" / "manifest.json").exists()
+
+
+def test_votes_before_an_evaluation_name_what_to_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PipelineError, match=r"evaluation.manifest\.json is missing: run  python evaluate\.py  first"):
+        world.run(monkeypatch, "--votes", "votes.json")
+
+
+def test_switch_writes_the_name_of_the_tuned_model_or_of_its_base(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = world.folder / "hybridrag.yaml"
+    path.write_text("modes:\n  offline:\n    ollama:\n      model: phi4-mini  # ours\n")
+    for side, name in (("tuned", TUNED), ("base", BASE)):
+        world.run(monkeypatch, "--switch", side, "--hybridrag-config", str(path))
+        assert path.read_text() == f"modes:\n  offline:\n    ollama:\n      model: {name}  # ours\n"
+    world.write(export_base=False)
+    with pytest.raises(PipelineError, match=r"gguf/ holds no base model: set export\.export_base: true"):
+        world.run(monkeypatch, "--switch", "base", "--hybridrag-config", str(path))
+
+
+def test_switch_needs_the_path(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        world.run(monkeypatch, "--switch", "tuned")
+
+
+def test_a_judge_on_this_machine_needs_no_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PipelineError, match="is this machine and needs no stored key"):
+        world.run(monkeypatch, "--set-key")
 
 
 # -----------------------------------------------------------------------------
@@ -222,9 +315,9 @@ def test_failed_call_is_no_answer(world: World, monkeypatch: pytest.MonkeyPatch,
     assert message in failed["error"] and (failed["text"], failed["side"], failed["example_id"]) == ("", "tuned", "row-3")
     summary = world.read_json("summary.json")
     assert summary["failures"] == {"base": 0, "tuned": 1} and summary["answered_by_both"] == 11
-    assert {metric["pairs"] for metric in summary["metrics"].values()} == {11}
+    assert max(metric["pairs"] for metric in summary["metrics"].values() if metric) == 11
     report = (world.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert "Failed: " in report and "0 / 1" in report
+    assert "No answer, the call failed: " in report and "0 / 1" in report
 
 
 def test_longest_prompt_that_fits_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,11 +342,11 @@ def test_second_try_can_succeed(world: World, monkeypatch: pytest.MonkeyPatch) -
 
 def test_too_many_failures_stop_and_keep_the_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.server.reply = fail_for(world, {7, 8}, (500, {"error": "out of memory"}))
-    message = r"1 of 12 questions to the tuned model failed.*max_failed_share 0\.05.*out of memory"
+    message = r"1 of 12 held-out questions to the tuned model failed.*max_failed_share 0\.05.*out of memory"
     with pytest.raises(PipelineError, match=message):
         world.run(monkeypatch)
     assert not (world.folder / "evaluation" / "manifest.json").exists()
-    assert sum(not row["error"] for row in world.read_answers()) == 12 + 7
+    assert len([row for _, row in read_jsonl(world.folder / "evaluation" / "cache.jsonl")]) == 12 + 7
     world.server.requests.clear()
     world.server.reply = world.answer
     world.run(monkeypatch)
@@ -291,14 +384,14 @@ def test_killed_run_asks_nothing_twice(
     process.kill()
     process.wait()
     gate.set()
-    log = world.folder / "evaluation" / "answers.jsonl"
+    log = world.folder / "evaluation" / "cache.jsonl"
     before = log.read_text(encoding="utf-8")
     assert before.count("\n") == 16
     with open(log, "a", encoding="utf-8") as file:
         file.write('{"example_id": "row-4", "side": "tun')  # a kill in the middle of a write
     world.server.requests.clear()
     world.run(monkeypatch)
-    assert "Going on: 16 of 24 answers are on disk" in capsys.readouterr().out
+    assert "[OK] 16 of 24 answers are known from an earlier run" in capsys.readouterr().out
     asked = [(body["model"], body["messages"][-1]["content"]) for body in world.server.list_chats()]
     assert asked == [(TUNED, example.instruction) for example in world.examples[4:]]  # base is not even loaded
     assert world.read_json("summary.json")["answered_by_both"] == 12
@@ -323,7 +416,17 @@ def test_finished_run_is_refused_or_overwritten(world: World, monkeypatch: pytes
         world.run(monkeypatch)
     world.server.requests.clear()
     world.run(monkeypatch, "--overwrite")
-    assert len(world.server.list_chats()) == 24
+    assert world.server.list_chats() == [] and len(world.read_answers()) == 24
+
+
+def test_after_another_training_the_control_is_not_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    (world.config.gguf_dir / "student-q4_k_m.gguf").write_bytes(b"trained once more")
+    world.write()
+    world.server.requests.clear()
+    world.run(monkeypatch, "--overwrite")
+    assert [body["model"] for body in world.server.list_chats()] == [TUNED] * 12
+    assert world.server.loads == [BASE, TUNED, TUNED]
 
 
 def test_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +449,7 @@ def test_dry_run_asks_nothing(world: World, monkeypatch: pytest.MonkeyPatch, cap
     world.run(monkeypatch, "--dry-run")
     assert world.server.list_chats() == [] and not (world.folder / "evaluation").exists()
     printed = capsys.readouterr().out
-    assert "[OK] 12 held-out questions" in printed and "smoke run" not in printed
+    assert "[OK] Held-out questions: 12" in printed and "smoke run" not in printed
     assert f"[OK] Inherited base_model={world.config.value_of('finetune.base_model')} from gguf/manifest.json" in printed
 
 
@@ -383,16 +486,16 @@ STOPS = [
     (touch_gguf, "student-q4_k_m.gguf has changed"),
     (lambda world: add_to_config(world, "prompt: {system: Other.}"), r"prompt.system is 'Other.' but .* was made with 'You"),
     (lambda world: add_to_config(world, "finetune: {base_model: a/b}"), r"base_model is 'a/b' but gguf/manifest.json was made"),
-    (lambda world: world.write(export_base=False), r"no base model to compare with: set export.export_base: true"),
     (lambda world: world.write(trained_on="a held-out question"), "was trained on another training_data/train.jsonl"),
     (lambda world: world.write(count=0), "holds no rows"),
-    (lambda world: set_metric(world, "reference_similarty"), "did you mean reference_similarity"),
+    (lambda world: set_metric(world, "correctnes"), "did you mean correctness"),
     (lambda world: set_metric(world, "tutorial_score"), "must not decide"),
     (lambda world: world.server.models.remove("student-base:latest"),
      r'has no model student-base: run  ollama create student-base -f ".*gguf.Modelfile.base"'),
     (lambda world: world.server.blobs.update({TUNED: "0" * 64}), r"student in Ollama was not made from the present gguf/stud"),
-    (lambda world: world.server.templates.update({BASE: "{{ .Prompt }}"}), "base and tuned have different TEMPLATEs in Ollama"),
-    (lambda world: world.server.stops.update({TUNED: ["<|end|>"]}), "base and tuned have different PARAMETER stop lines"),
+    (lambda world: world.server.templates.update({BASE: "{{ .Prompt }}"}),
+     "student-base in Ollama has another TEMPLATE than .*Modelfile.base"),
+    (lambda world: world.server.stops.update({TUNED: ["<|end|>"]}), "base and tuned have different PARAMETER lines in Ollama"),
     (lambda world: world.server.models.remove("nomic-embed-text:latest"), "has no model nomic-embed-text: run  ollama pull"),
 ]
 

@@ -284,6 +284,8 @@ def test_rows_over_max_length(
     manifest, named = read_manifest(config), {examples[0].id, examples[1].id}
     lengths, counts = manifest["details"]["lengths"], manifest["counts"]
     assert counts["rows"] + counts["validation_rows"] == rows and counts["longest_tokens"] <= 512
+    held = set(lengths["validation_rows"])
+    assert len(held) == counts["validation_rows"] > 0 and not held & lengths["dropped_rows"].keys()
     what = "dropped" if over_length == "drop" else "trimmed"
     assert lengths["over_length"] == over_length and lengths[what] == {"Long": 2} and set(lengths[f"{what}_rows"]) == named
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_greedy_completion_follows_the_probabilities(llama: LlamaModel) -> None:
     assert done.tokens[0] == int(llama.log_probabilities(tokens).argmax())
     assert done.tokens[1] == int(llama.log_probabilities([*tokens, done.tokens[0]]).argmax())
     assert (done.prompt_tokens, done.generated_tokens, done.finish_reason) == (len(tokens), 4, "length")
+
+
+def test_a_completion_tells_how_long_reading_and_writing_took(llama: LlamaModel) -> None:
+    started = time.monotonic()
+    done = llama.complete(PROMPT, max_tokens=16)
+    assert min(done.prompt_seconds, done.answer_seconds) > 0
+    assert done.prompt_seconds + done.answer_seconds < time.monotonic() - started
 
 
 def test_text_and_token_prompts_are_the_same(llama: LlamaModel) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distill.errors import PipelineError
-from distill.ollama import OllamaClient, OllamaError
+from distill.ollama import OllamaClient, OllamaError, find_blob, with_tag
+from tests.finished_stages import TUNED, ModelServer
 from tests.gguf.ollama_registry import RegistryServer
 from tests.servers import OllamaServer, embed_words
 
@@ -34,6 +35,77 @@ def test_chat_sends_options_and_reads_counts_and_times() -> None:
     assert body["stream"] is False and body["keep_alive"] == "5m"
     assert (reply.text, reply.done_reason, reply.prompt_tokens, reply.answer_tokens) == ("three words here", "stop", 5, 3)
     assert reply.total_seconds == pytest.approx(0.002) and reply.answer_seconds == pytest.approx(0.001)
+
+
+def test_every_time_that_ollama_tells_is_read() -> None:
+    with OllamaServer(models=["tuned:latest"]) as server:
+        reply = OllamaClient(server.base_url).chat("tuned", [{"role": "user", "content": "Q"}], {})
+    assert (reply.load_seconds, reply.prompt_seconds, reply.answer_seconds) == pytest.approx((0.0005, 0.0005, 0.001))
+
+
+def test_generate_sends_one_prompt_and_no_more() -> None:
+    with ModelServer(lambda body: "it is a pump") as server:
+        client = OllamaClient(server.base_url)
+        reply = client.generate(TUNED, "what is it", {"num_ctx": 4096}, keep_alive="5m")
+        client.generate(TUNED, "<|user|>Q<|end|><|assistant|>It", {}, raw=True)
+        bodies = [request["body"] for request in server.requests]
+    assert bodies[0] == {
+        "model": TUNED, "prompt": "what is it", "options": {"num_ctx": 4096}, "stream": False, "keep_alive": "5m"
+    }
+    assert bodies[1]["raw"] is True and "keep_alive" not in bodies[1]
+    assert (reply.text, reply.done_reason, reply.answer_tokens) == ("it is a pump", "stop", 4)
+    assert reply.load_seconds == pytest.approx(2) and reply.prompt_seconds == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("answer", [{"done": True}, {"response": None}, {"response": "half of it", "done": False}])
+def test_a_generated_answer_that_is_none_is_an_error(answer: dict[str, object]) -> None:
+    with (
+        OllamaServer(fault=lambda *_: (200, answer)) as server,
+        pytest.raises(OllamaError, match="answered /api/generate without a finished message"),
+    ):
+        OllamaClient(server.base_url).generate("tuned", "Q", {})
+
+
+def test_loading_and_what_is_loaded() -> None:
+    with ModelServer(lambda body: "x") as server:
+        client = OllamaClient(server.base_url)
+        assert client.list_loaded() == []
+        client.load(TUNED, {"num_ctx": 2048}, "10m")
+        assert client.list_loaded() == [f"{TUNED}:latest"] and server.held == {TUNED: 2048}
+        client.unload(TUNED)
+        assert client.list_loaded() == [] and server.list_chats() == []
+
+
+def test_what_ollama_lists_of_a_model() -> None:
+    with ModelServer(lambda body: "x") as server:
+        client = OllamaClient(server.base_url)
+        assert client.find_model(TUNED)["digest"] == client.find_model(f"{TUNED}:latest")["digest"] != ""
+        assert client.find_model("stud") == client.find_model(f"{TUNED}:q4") == {}
+
+
+@pytest.mark.parametrize(("name", "full"), [
+    ("phi4-mini", "phi4-mini:latest"), ("mistral:7b", "mistral:7b"), ("host:5000/team/model", "host:5000/team/model:latest"),
+    ("hf.co/team/model:Q4_K_M", "hf.co/team/model:Q4_K_M"),
+])
+def test_a_name_without_a_tag_means_latest(name: str, full: str) -> None:
+    assert with_tag(name) == full
+
+
+def test_looking_at_a_prompt_keeps_the_model_as_it_was_loaded() -> None:
+    with ModelServer(lambda body: "x", keep_alive=0) as server:
+        client, options = OllamaClient(server.base_url), {"num_ctx": 2048, "seed": 1}
+        client.load(TUNED, options, "10m")
+        shown = client.render_generate(TUNED, "Q", options, "10m")
+        assert client.render_chat(TUNED, [{"role": "user", "content": "Q"}], options, "10m") == shown
+        assert shown.endswith("<|user|>Q<|end|><|assistant|>") and server.loads == [TUNED]
+        assert server.requests[-1]["body"]["options"] == {"num_ctx": 2048, "seed": 1, "num_predict": 1}
+
+
+def test_the_file_behind_a_model_is_read_from_its_modelfile() -> None:
+    digest = "ab" * 32
+    assert find_blob({"modelfile": f"# FROM other\nFROM /models/blobs/sha256-{digest}\nTEMPLATE x"}) == digest
+    assert find_blob({"modelfile": f"FROM C:\\models\\blobs\\sha256-{digest}"}) == digest
+    assert find_blob({"modelfile": "FROM phi4-mini"}) == find_blob({}) == ""
 
 
 def test_models_and_version() -> None:

@@ -108,34 +108,6 @@ def test_every_setting_of_training_is_explained() -> None:
 
 
 # -----------------------------------------------------------------------------
-# docs/TROUBLESHOOTING.md
-
-
-def list_texts(tree: ast.AST) -> list[str]:
-    """The texts of a source file, with a blank for each value that is filled in."""
-    parts = [node.values for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
-    parts += [[node] for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    return ["".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in each) for each in parts]
-
-
-def list_messages(table: str) -> list[str]:
-    """What the first column quotes, cut where it leaves something out (... or N)."""
-    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    quoted = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
-    return [part.strip() for text in quoted for part in re.split(r"\.{3}|\bN\b", text) if len(part.split()) > 2]
-
-
-@pytest.mark.parametrize(("heading", "least"), [("## Fine-tuning", 41), ("## Export and Ollama", 20)])
-def test_messages_in_the_tables_are_those_that_are_printed(heading: str, least: int) -> None:
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
-    said = "\n".join(" ".join(text.split()) for tree in trees for text in list_texts(tree))
-    text = (ROOT / "docs" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
-    messages = list_messages(text.split(heading)[1].split("\n## ")[0])
-    assert len(messages) >= least
-    assert [message for message in messages if message not in said] == []
-
-
-# -----------------------------------------------------------------------------
 # Style that a reader relies on
 
 

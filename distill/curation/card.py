@@ -21,6 +21,7 @@ ORIGINS = {
     "document": "questions and answers that the teacher wrote about sets of chunks",
     "recording": "prompts recorded from HybridRAG3, answered by the teacher",
     "curated": "rows that the user wrote",
+    "canary": "made up and planted, to see later whether the model learnt rows by heart",
 }
 CHECKS = {
     "markup": "chat markers or control characters in the answer",

@@ -271,3 +271,21 @@ def pin_date(jinja: str) -> str:
     llama.cpp gives every template today's date as `date_string`, and a template's own default is then never used.
     """
     return f'{{%- set date_string = "{DATE}" %}}{jinja}' if "date_string" in jinja else jinja
+
+
+# -----------------------------------------------------------------------------
+# Comparison
+
+
+def describe_difference(text: str, wanted: str) -> str:
+    """Where a rendered text parts from the one that it should be."""
+    place = count_common(text, wanted)
+    return (
+        f"after {text[:place][-40:]!r} comes {text[place : place + 40]!r} instead of {wanted[place : place + 40]!r}"
+    )
+
+
+def count_common(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    pairs = enumerate(zip(one, other))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))

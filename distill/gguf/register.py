@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config
-from distill.engines import find_blob
 from distill.errors import PipelineError
 from distill.files import sha256_file
-from distill.gguf.chat import CONVERSATIONS, ChatFormat, load_tokenizer, render_jinja
+from distill.gguf.chat import CONVERSATIONS, ChatFormat, count_common, describe_difference, load_tokenizer, render_jinja
 from distill.gguf.modelfile import Modelfile, read_modelfile
 from distill.gguf.outputs import Job, require_disk_space, require_own_name
 from distill.network import is_loopback
-from distill.ollama import OllamaClient, OllamaError
+from distill.ollama import OllamaClient, OllamaError, find_blob
 from distill.prompts import Message
 
 # Of September 2025. Older ones do not run all of our families, and do not show the prompt that they would send.
@@ -223,17 +222,8 @@ def compare_prompts(client: OllamaClient, name: str, prompts: Sequence[Prompt]) 
 def require_same(name: str, text: str, wanted: tuple[str, str]) -> None:
     """Raises PipelineError that shows where the texts part."""
     if text not in wanted:
-        place, whole = max((count_common(text, each), each) for each in wanted)
-        raise PipelineError(
-            f"{name} in Ollama gets other prompts than training: after {text[:place][-40:]!r} comes "
-            f"{text[place : place + 40]!r} instead of {whole[place : place + 40]!r}"
-        )
-
-
-def count_common(one: str, other: str) -> int:
-    """How many characters two texts share at their beginning."""
-    pairs = enumerate(zip(one, other))
-    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+        whole = max(wanted, key=lambda each: count_common(text, each))
+        raise PipelineError(f"{name} in Ollama gets other prompts than training: {describe_difference(text, whole)}")
 
 
 def unload(client: OllamaClient, name: str) -> None:

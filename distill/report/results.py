@@ -1,119 +1,233 @@
-"""Everything stage 4 concludes from its answers: scores, comparisons, the verdict, and all of it as summary.json."""
+"""Everything stage 4 concludes from its answers: scores, comparisons, verdicts, and all of it as summary.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean, median
+from typing import Any
 
-from distill.config import Config
-from distill.engines import SIDES
+from distill.cases.case_set import CaseSet, Measure, Scores, SetName
+from distill.config import Config, EvaluateSection
 from distill.errors import PipelineError
 from distill.files import read_json, write_json_atomic
-from distill.records import Answer, TrainingExample
-from distill.report.metrics import METRICS, Scores, count_refusals, list_unmeasured, score_answers
-from distill.report.statistics import Comparison, Verdict, compare_pairs, judge
-
-if TYPE_CHECKING:
-    from distill.index.embedders import Embedder
-
+from distill.metrics.refusals import count_refusals
+from distill.metrics.table import list_unmeasured
+from distill.records import Answer, ModelSide
+from distill.report.findings import list_findings
+from distill.report.statistics import Comparison, Verdict, compare_pairs, correct_holm, describe_alone, judge
 
 DECLARED = "declared.json"  # what decides, written down before the first answer
+SIDES: tuple[ModelSide, ...] = ("base", "tuned", "stock")
+DECIDING: SetName = "heldout"  # the set whose primary metric makes the verdict
+Comparisons = dict[str, Comparison | None]  # by metric; None where it applies to no question
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What one set of questions says. `categories` has the metrics of each category; `failures` the failed calls of each side.
+
+    `answered_by_both` counts the questions that base and tuned answered; without a control, those that tuned answered.
+    """
+
+    name: SetName
+    title: str
+    primary: str
+    metrics: Comparisons
+    categories: Mapping[str, Comparisons]
+    verdict: Verdict
+    questions: int
+    answered_by_both: int
+    failures: Mapping[ModelSide, int]
+    notes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Results:
-    """`answers` and `scores` hold a list for each side, in the order of `examples`; `categories` are of the primary metric."""
+    """`answers` and `scores` hold, for each set and side that was asked, a list in the order of the set's questions.
 
-    examples: Sequence[TrainingExample]
-    answers: Mapping[str, Sequence[Answer]]
-    scores: Mapping[str, Sequence[Scores]]
-    metrics: Mapping[str, Comparison | None]
-    categories: Mapping[str, Comparison | None]
+    `verdict` is that of the held-out questions; `speed` has figures by side (see `measure_speed`).
+    """
+
+    sets: Mapping[SetName, CaseSet]
+    answers: Mapping[tuple[SetName, ModelSide], Sequence[Answer]]
+    scores: Mapping[tuple[SetName, ModelSide], Sequence[Scores]]
+    results: Mapping[SetName, SetResult]
     verdict: Verdict
+    judge: Mapping[str, Any] | None
+    votes: Mapping[str, Any] | None
+    speed: Mapping[ModelSide, Mapping[str, float | None]]
 
 
-def compare_answers(
-    config: Config, examples: Sequence[TrainingExample], answers: Mapping[str, Sequence[Answer]], embedder: Embedder
+def compare(
+    config: Config, sets: Sequence[CaseSet], answers: Mapping[tuple[SetName, ModelSide], Sequence[Answer]],
+    judge: Mapping[str, Any] | None = None, votes: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Score both sides, compare them on every metric, and judge by the primary one."""
-    settings = config.evaluate
-    by_id = {example.id: example for example in examples}
-    both = score_answers(config.prompt, by_id, [*answers["base"], *answers["tuned"]], embedder)
-    scores = {"base": both[: len(examples)], "tuned": both[len(examples) :]}
-    metrics = {name: compare_rows(config, examples, scores, name) for name in METRICS}
-    categories = {
-        category: compare_rows(config, examples, scores, settings.primary_metric, category)
-        for category in sorted({example.category for example in examples})
+    """Score every answer, compare tuned with base on every set, and judge by the held-out questions' primary metric.
+
+    `sets` must hold "heldout", `answers` the side "tuned" of every set; "base" and "stock" where they were asked.
+    """
+    if any(cases.name == "memory" for cases in sets):
+        from distill.cases.memorised import note_memory
+
+        sets = note_memory(config, sets, answers)
+    scores = {
+        (cases.name, side): cases.score(answers[cases.name, side])
+        for cases in sets for side in SIDES if (cases.name, side) in answers
     }
-    verdict = judge(metrics[settings.primary_metric], settings.smallest_difference, settings.confidence)
-    return Results(examples, answers, scores, metrics, categories, verdict)
+    results = {cases.name: compare_set(config.evaluate, cases, answers, scores) for cases in sets}
+    speed = {side: measure_speed(answers[DECIDING, side]) for side in SIDES if (DECIDING, side) in answers}
+    named = {cases.name: cases for cases in sets}
+    return Results(named, answers, scores, results, results[DECIDING].verdict, judge, votes, speed)
 
 
-def compare_rows(
-    config: Config, examples: Sequence[TrainingExample], scores: Mapping[str, Sequence[Scores]], metric: str,
-    category: str | None = None,
-) -> Comparison | None:
-    """One metric over all rows, or over those of one category."""
-    settings = config.evaluate
-    kept = [index for index, example in enumerate(examples) if category in (None, example.category)]
-    return compare_pairs(
-        [scores["base"][index][metric] for index in kept],
-        [scores["tuned"][index][metric] for index in kept],
-        [name_group(examples[index]) for index in kept],
-        confidence=settings.confidence, samples=settings.bootstrap_samples, seed=settings.seed,
+# -----------------------------------------------------------------------------
+# One set
+
+
+def compare_set(
+    settings: EvaluateSection, cases: CaseSet, answers: Mapping[tuple[SetName, ModelSide], Sequence[Answer]],
+    scores: Mapping[tuple[SetName, ModelSide], Sequence[Scores]],
+) -> SetResult:
+    """Every measure of a set, over all questions and by category, and what its primary measure says."""
+    asked = {side: answers[cases.name, side] for side in SIDES if (cases.name, side) in answers}
+    scored = {side: scores[cases.name, side] for side in asked}
+    pair = [asked[side] for side in ("base", "tuned") if side in asked]
+    everything = range(len(cases.questions))
+    metrics = correct_others(cases, compare_rows(settings, cases, scored, everything))
+    names = sorted({question.category for question in cases.questions})
+    return SetResult(
+        name=cases.name, title=cases.title, primary=cases.primary, metrics=metrics,
+        categories={
+            name: compare_rows(settings, cases, scored, [i for i in everything if cases.questions[i].category == name])
+            for name in names
+        },
+        verdict=judge(metrics[cases.primary], settings.smallest_difference, settings.confidence),
+        questions=len(cases.questions),
+        answered_by_both=sum(not any(answer.error for answer in row) for row in zip(*pair)),
+        failures={side: sum(bool(answer.error) for answer in asked[side]) for side in asked},
+        notes=cases.notes,
     )
 
 
-def name_group(example: TrainingExample) -> str:
-    """The document a question is about: its nearest source; a row without sources stands for itself."""
-    return example.context[0].source if example.context else f"row {example.id}"
-
-
-def count_pairs(results: Results) -> int:
-    """Questions that both sides answered."""
-    return sum(not base.error and not tuned.error for base, tuned in zip(results.answers["base"], results.answers["tuned"]))
-
-
-def summarise(config: Config, results: Results, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of summary.json: no text of a document and no machine path is in it."""
-    settings = config.evaluate
+def compare_rows(
+    settings: EvaluateSection, cases: CaseSet, scored: Mapping[ModelSide, Sequence[Scores]], rows: Sequence[int]
+) -> Comparisons:
+    """Every measure over some of a set's questions."""
+    groups = [cases.questions[row].group or cases.questions[row].id for row in rows]
     return {
-        "verdict": results.verdict.word,
-        "reason": results.verdict.reason,
-        "primary_metric": settings.primary_metric,
-        "smallest_difference": settings.smallest_difference,
-        "confidence": settings.confidence,
-        "questions": len(results.examples),
-        "answered_by_both": count_pairs(results),
-        "failures": {side: sum(bool(answer.error) for answer in results.answers[side]) for side in SIDES},
-        "not_measured": list_unmeasured(config.prompt),
-        "refusals": count_both(config, results) if config.prompt.refusal else None,
-        "metrics": {name: describe_comparison(comparison) for name, comparison in results.metrics.items()},
-        "categories": {name: describe_comparison(comparison) for name, comparison in results.categories.items()},
-        "conditions": dict(conditions),
+        name: compare_measure(settings, measure, {side: [scored[side][row][name] for row in rows] for side in scored}, groups)
+        for name, measure in cases.measures.items()
     }
 
 
-def count_both(config: Config, results: Results) -> dict[str, dict[str, int]]:
-    """How each side refused and answered."""
-    by_id = {example.id: example for example in results.examples}
-    return {side: count_refusals(config.prompt, by_id, results.answers[side]) for side in SIDES}
+def compare_measure(
+    settings: EvaluateSection, measure: Measure, scores: Mapping[ModelSide, Sequence[float | None]], groups: Sequence[str]
+) -> Comparison | None:
+    """One measure; means alone where there is no control."""
+    shown = {"stock": scores.get("stock", ()), "higher_is_better": measure.higher_is_better}
+    if "base" not in scores:
+        return describe_alone(scores["tuned"], groups, **shown)
+    return compare_pairs(
+        scores["base"], scores["tuned"], groups, confidence=settings.confidence, samples=settings.bootstrap_samples,
+        seed=settings.seed, **shown,
+    )
 
 
-def describe_comparison(comparison: Comparison | None) -> dict[str, Any] | None:
-    """A comparison as plain values, None where the metric applies to no row."""
-    if comparison is None:
-        return None
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(comparison).items()}
+def correct_others(cases: CaseSet, metrics: Comparisons) -> Comparisons:
+    """With Holm's correction over the deciding measures other than the primary: the primary was named before the run."""
+    family = {
+        name: found.p_value
+        for name, found in metrics.items()
+        if found and found.p_value is not None and cases.measures[name].decides and name != cases.primary
+    }
+    corrected = correct_holm(family)
+    return {name: replace(found, p_holm=corrected[name]) if name in corrected else found for name, found in metrics.items()}
+
+
+def measure_speed(answers: Sequence[Answer]) -> dict[str, float | None]:
+    """How fast and how long one model answers: medians of times, means of lengths; None where the engine told nothing."""
+    good = [answer for answer in answers if not answer.error]
+
+    def centre(values: Sequence[float], by: Any) -> float | None:
+        return float(by(values)) if values else None
+
+    return {
+        "tokens_per_second": centre([a.answer_tokens / a.answer_seconds for a in good if a.answer_seconds > 0], median),
+        "first_token_seconds": centre([a.first_token_seconds for a in good if a.first_token_seconds > 0], median),
+        "answer_words": centre([len(a.text.split()) for a in good], fmean),
+        "answer_tokens": centre([a.answer_tokens for a in good], fmean),
+        "seconds": centre([a.seconds for a in good], median),
+    }
+
+
+# -----------------------------------------------------------------------------
+# summary.json
+
+
+def summarise(config: Config, results: Results, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json: no text of a document and no machine path is in it.
+
+    The first figures are those of the held-out questions; `sets` has the other sets, `first_page` what a reader must know.
+    """
+    settings, main = config.evaluate, results.results[DECIDING]
+    primary = main.metrics[main.primary]
+    summary = {
+        "verdict": results.verdict.word,
+        "headline": results.verdict.headline,
+        "reason": results.verdict.reason,
+        "first_page": [asdict(finding) for finding in list_findings(settings, results, conditions)],
+        "primary_metric": main.primary,
+        "smallest_difference": settings.smallest_difference,
+        "confidence": settings.confidence,
+        "detectable": primary.detectable if primary else None,
+        "questions": main.questions,
+        "answered_by_both": main.answered_by_both,
+        "failures": main.failures,
+        "not_measured": list_unmeasured(config.prompt),
+        "refusals": count_sides(results) if config.prompt.refusal else None,
+        "metrics": main.metrics,
+        "categories": main.categories,
+        "speed": results.speed,
+        "sets": {name: describe_set(found) for name, found in results.results.items() if name != DECIDING},
+        "judge": results.judge,
+        "votes": results.votes,
+        "conditions": conditions,
+    }
+    return to_plain(summary)
+
+
+def describe_set(found: SetResult) -> dict[str, Any]:
+    """One set other than the held-out questions."""
+    return {
+        "title": found.title, "questions": found.questions, "answered_by_both": found.answered_by_both,
+        "failures": found.failures, "primary": found.primary, "metrics": found.metrics, "categories": found.categories,
+        "verdict": found.verdict.word, "reason": found.verdict.reason, "notes": found.notes,
+    }
+
+
+def to_plain(value: Any) -> Any:
+    """Nested values as JSON has them, numbers rounded to six decimals."""
+    if isinstance(value, Comparison):
+        return to_plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def count_sides(results: Results) -> dict[ModelSide, dict[str, int]]:
+    """How each side refused and answered the held-out questions."""
+    return {side: count_refusals(results.scores[DECIDING, side]) for side in results.speed}
 
 
 def declare_metric(config: Config) -> None:
     """Write down what decides before the first answer. Raises PipelineError when answers exist and something else decided."""
-    keys = ("primary_metric", "smallest_difference", "confidence")
+    keys = ("primary_metric", "smallest_difference", "confidence", "seed")
     declared = {key: getattr(config.evaluate, key) for key in keys}
     path = config.evaluation_dir / DECLARED
-    before = read_json(path) if path.exists() and path.with_name("answers.jsonl").exists() else declared
+    before = read_json(path) if path.exists() else declared
     changed = [key for key in keys if before.get(key) != declared[key]]
     if changed:
         raise PipelineError(

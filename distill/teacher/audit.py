@@ -1,4 +1,4 @@
-"""What left this machine for the teacher: training_data/audit.jsonl, one line per HTTP request, on disk before it is sent.
+"""What left this machine for teacher or judge: audit.jsonl beside the replies, one line per HTTP request, before it is sent.
 
 It proves which bytes went where without repeating them: no text, no key.
 """

@@ -1,9 +1,10 @@
-"""Keeps a run within generate.teacher.budget_usd: a call is sent only if the budget holds whatever the calls in flight cost."""
+"""Keeps a run within its section's budget_usd: a call is sent only if the budget holds whatever the calls in flight cost."""
 
 from __future__ import annotations
 
 import asyncio
 
+from distill.config import TeacherSection
 from distill.errors import PipelineError
 from distill.teacher.ledger import Outcome, Spending
 from distill.teacher.prices import Prices, describe_usd
@@ -12,10 +13,12 @@ CENT_FRACTION = 1e-9  # US dollars; sums of floats are not exact
 
 
 class Budget:
-    """The money of one run, in US dollars. `limit` counts all runs of the ledger; None is no limit."""
+    """The money of one run, in US dollars. `limit`, budget_usd of `place`, is for all runs of the ledger; None is none."""
 
-    def __init__(self, limit: float | None, prices: Prices | None, earlier: Spending) -> None:
-        self._limit, self._prices = limit, prices
+    def __init__(
+        self, limit: float | None, prices: Prices | None, earlier: Spending, place: str = TeacherSection.place
+    ) -> None:
+        self._limit, self._prices, self._place = limit, prices, place
         self._known, self._possible = earlier.known_usd, earlier.possible_usd
         self._in_flight, self._waited_for, self._calls, self._tokens = 0.0, 0, 0, 0
         self._overrun = False  # a call cost more than it could: then no more than one is at risk at a time
@@ -40,7 +43,7 @@ class Budget:
     def _explain(self, most: float) -> str:
         possible = f" and possibly {describe_usd(self._possible)}" if self._possible else ""
         return (
-            f"generate.teacher.budget_usd {self._limit:g} is reached: {describe_usd(self._known)}{possible} spent, and the "
+            f"{self._place}.budget_usd {self._limit:g} is reached: {describe_usd(self._known)}{possible} spent, and the "
             f"next request may cost {describe_usd(most)}; every reply is kept: raise budget_usd to go on"
         )
 

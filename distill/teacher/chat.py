@@ -1,4 +1,4 @@
-"""The teacher: a chat model behind any OpenAI-compatible address, through the openai package.
+"""The teacher, and stage 4's judge: a chat model behind any OpenAI-compatible address, through the openai package.
 
 Repeats what is worth repeating, and nothing else does: the openai package's own retries are off. A reply is in the ledger
 and in the journal, on disk, before it is handed out. What a row cannot get is a RowError; what no repetition can mend for
@@ -20,7 +20,7 @@ import openai
 import tenacity
 from openai.types.chat import ChatCompletion
 
-from distill.config import Config, TeacherSection
+from distill.config import ServiceSection
 from distill.errors import PipelineError
 from distill.network import host_of, require_allowed
 from distill.teacher.audit import Audit, name_rows
@@ -57,26 +57,25 @@ Job = Callable[[Ask], Awaitable[None]]
 
 
 def run_jobs(
-    config: Config, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
+    section: ServiceSection, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
     note: Callable[[str], None] = lambda spending: None,
 ) -> None:
-    """Run every job, with enough at work to keep generate.teacher.concurrency calls in flight.
+    """Run every job, with enough at work to keep the section's concurrency of calls in flight; the audit is beside the ledger.
 
     A job may ask several times, and handles RowError itself. `prices` are those of the preflight; None: config's, or 0 on
     this machine. `note` hears what was spent after each reply. Raises PipelineError as soon as going on makes no sense;
     calls in flight are waited for then, since they are paid.
     """
-    asyncio.run(work_through(config, key, jobs, journal, ledger, prices, note))
+    asyncio.run(work_through(section, key, jobs, journal, ledger, prices, note))
 
 
 async def work_through(
-    config: Config, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
+    section: ServiceSection, key: str, jobs: Sequence[Job], journal: Journal, ledger: Ledger, prices: Prices | None,
     note: Callable[[str], None],
 ) -> None:
     """The first error that stops a job stops them all."""
-    section = config.generate.teacher
     prices = prices or find_prices(section)
-    with Audit(config.training_dir, section.model) as audit:
+    with Audit(ledger.path.parent, section.model) as audit:
         teacher = Teacher(section, key, journal, ledger, audit, prices, note)
         try:
             async with asyncio.TaskGroup() as group:
@@ -98,22 +97,22 @@ class Teacher:
     """Answers requests: from the journal, or by a call, repeating failed calls with growing pauses."""
 
     def __init__(
-        self, section: TeacherSection, key: str, journal: Journal, ledger: Ledger, audit: Audit, prices: Prices | None = None,
+        self, section: ServiceSection, key: str, journal: Journal, ledger: Ledger, audit: Audit, prices: Prices | None = None,
         note: Callable[[str], None] = lambda spending: None,
     ) -> None:
         require_allowed(section.base_url)
-        require_https(section.base_url)
+        require_https(section)
         require_prices(section, prices)
         self._section, self._journal, self._ledger, self._prices, self._note = section, journal, ledger, prices, note
         self._client = make_client(section, key, audit)
         self._judge = Judge(section, key, prices)
-        self._budget = Budget(section.budget_usd, prices, ledger.measure(prices))
+        self._budget = Budget(section.budget_usd, prices, ledger.measure(prices), section.place)
         self._pace = Pace(section.requests_per_minute, section.tokens_per_minute, ramp=section.concurrency)
         self._slots = asyncio.Semaphore(section.concurrency)
         self.crew = Crew(section.concurrency)
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._exchanges: set[asyncio.Task[Reply]] = set()
-        self._hope = Hope(section.base_url)
+        self._hope = Hope(section)
         self._refused: deque[bool] = deque(maxlen=WINDOW_CALLS)
 
     async def serve(self, job: Job) -> None:

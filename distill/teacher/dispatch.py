@@ -91,7 +91,7 @@ def ask(
 
     spending = Spending(progress)
     jobs = make_jobs(config, pending, sets, counter, results, spending.advance)
-    run_jobs(config, key, jobs, journal, ledger, prices, spending.note)
+    run_jobs(config.generate.teacher, key, jobs, journal, ledger, prices, spending.note)
 
 
 class Spending:

@@ -1,21 +1,22 @@
-"""When to give a teacher up: it is not there, or most of its calls fail."""
+"""When to give a teacher, or a judge, up: it is not there, or most of its calls fail."""
 
 from __future__ import annotations
 
 from collections import deque
 
+from distill.config import ServiceSection
 from distill.errors import PipelineError
-from distill.teacher.requests import RowError
+from distill.teacher.requests import RowError, role_of
 from distill.teacher.verdicts import RepeatableError
 
 HOPE_CALLS, FIRST_CALLS = 50, 20
 
 
 class Hope:
-    """What became of the last calls to the teacher at an address, each attempt counted."""
+    """What became of the last calls to a teacher or judge, each attempt counted."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, section: ServiceSection) -> None:
+        self._role, self._address = role_of(section), section.base_url
         self._failed: deque[bool] = deque(maxlen=HOPE_CALLS)
         self._answered_once = False
         self._last_error: Exception | None = None
@@ -39,9 +40,10 @@ class Hope:
         failed, calls = sum(self._failed), len(self._failed)
         if (calls < HOPE_CALLS or failed <= HOPE_CALLS // 2) and not failed == calls >= FIRST_CALLS:
             return
+        more = " (more reasons: training_data/failures.jsonl)" if self._role == "teacher" else ""
         raise self._explain_silence(self._last_error) or PipelineError(
-            f"{failed} of the last {calls} calls to the teacher failed, so the run stops; the last: {self._last_error}. "
-            f"Mend that (more reasons: training_data/failures.jsonl), then run again; every reply is kept"
+            f"{failed} of the last {calls} calls to the {self._role} failed, so the run stops; the last: {self._last_error}. "
+            f"Mend that{more}, then run again; every reply is kept"
         )
 
     def _explain_silence(self, error: Exception | None) -> PipelineError | None:
@@ -49,5 +51,5 @@ class Hope:
         if self._answered_once or not isinstance(error, RepeatableError) or not error.silent:
             return None
         return PipelineError(
-            f"the teacher at {self._address} cannot be reached ({error}): is it running, is the address right?"
+            f"the {self._role} at {self._address} cannot be reached ({error}): is it running, is the address right?"
         )

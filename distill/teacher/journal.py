@@ -1,6 +1,6 @@
-"""The replies that requests already have: training_data/answers.jsonl, one line each, keyed by what was asked.
+"""The replies that requests already have: answers.jsonl in training_data/ or evaluation/judge/, keyed by what was asked.
 
-Rows are made anew from it in every run, so that it holds no more than what the teacher gave. Replies to other prompts,
+Rows and judgements are made anew from it in every run, so that it holds no more than what was said. Replies to other prompts,
 models and settings stay in it, and count again when the config goes back to them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from distill.config import TeacherSection
+from distill.config import ServiceSection
 from distill.errors import PipelineError
 from distill.files import read_jsonl, read_text, replace_file, write_text_atomic
 from distill.teacher.logs import Log
@@ -30,7 +30,7 @@ REPLY = TypeAdapter(Reply)
 class Journal(Log):
     """The replies of all runs, for `with`: each is added to the file the moment it is there."""
 
-    def __init__(self, folder: Path, section: TeacherSection, encrypt: bool = False) -> None:
+    def __init__(self, folder: Path, section: ServiceSection, encrypt: bool = False) -> None:
         super().__init__(folder / FILE_NAME, encrypt)
         self._section = section
         self.replies = load_replies(folder)
@@ -77,13 +77,13 @@ def read_reply(row: Mapping[str, Any]) -> Reply | None:
         return None
 
 
-def list_missing(section: TeacherSection, requests: Sequence[Request], replies: Mapping[str, Reply]) -> list[Request]:
+def list_missing(section: ServiceSection, requests: Sequence[Request], replies: Mapping[str, Reply]) -> list[Request]:
     """The requests that have no reply yet, each once."""
     wanted = {identify(section, request): request for request in requests}
     return [request for identity, request in wanted.items() if identity not in replies]
 
 
-def describe_journal(folder: Path, section: TeacherSection, requests: Sequence[Request]) -> str:
+def describe_journal(folder: Path, section: ServiceSection, requests: Sequence[Request]) -> str:
     """One line: how many replies on disk are for these first requests of the rows, and how many for others."""
     wanted = {identify(section, request) for request in requests}
     rows = {row["request"]: row for row, _ in read_rows(folder)}

@@ -1,4 +1,4 @@
-"""Every call to the teacher and what it cost: training_data/ledger.jsonl, over all runs. Figures and hashes, no text.
+"""Every call to teacher or judge and what it cost: ledger.jsonl in the folder of its replies, over all runs. No text.
 
 An intent is on disk before a call is sent, its outcome before the reply counts. An intent without an outcome (the process was
 killed) and an outcome whose cost nobody knows (a time-out) were possibly paid: a budget counts both at their maximum.

@@ -1,4 +1,4 @@
-"""Before the first question: is the teacher there, does it know the model, may its answers be learnt, what do they cost.
+"""Before the first question: is teacher or judge there, does it know the model, may answers be learnt, what do they cost.
 
 Asks GET {base_url}/models, and at OpenRouter GET {base_url}/key. No document text is sent.
 """
@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 
-from distill.config import Config, TeacherSection
+from distill.config import Config, ServiceSection, TeacherSection
 from distill.errors import PipelineError
 from distill.network import host_of, require_allowed
 from distill.teacher.audit import open_audit
-from distill.teacher.keys import SET_KEY, require_https
+from distill.teacher.keys import explain_refused, require_https
 from distill.teacher.prices import Prices, describe_usd, find_prices, require_prices
+from distill.teacher.requests import role_of
 from distill.teacher.verdicts import Judge
 from distill.teacher.wire import is_openrouter, make_client
 
@@ -31,10 +33,10 @@ ROUTING_SUFFIXES = (":nitro", ":floor", ":online", ":exacto")
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known of the teacher before it is asked. None: nobody says.
+    """What is known of teacher or judge before it is asked. None: nobody says.
 
     `trainable_text` is whether the licence allows training on the model's answers; `distillable_only` whether the provider
-    is told to refuse with every request where it does not.
+    is told to refuse with every request where it does not; `structured` whether the model takes JSON schemas.
     """
 
     host: str
@@ -45,6 +47,7 @@ class Preflight:
     context_length: int | None
     prices: Prices | None
     lines: tuple[str, ...]
+    structured: bool | None = None
 
     def to_manifest(self) -> dict[str, Any]:
         """Plain values for the manifest and the dataset card."""
@@ -60,14 +63,22 @@ class Preflight:
 
 
 def check_teacher(config: Config, key: str) -> Preflight:
-    """Ask the provider about the model. Raises PipelineError for a server that is not there, a wrong key, an unknown model.
-
-    Without a key (a dry run may lack one) a provider that wants one is a warning.
-    """
+    """Ask the provider about the model, and whether its answers may be learnt. Raises as `check_service`."""
     section = config.generate.teacher
+    found = check_service(section, config.training_dir, key)
+    licence = describe_licence(section, found.trainable_text, found.distillable_only)
+    return replace(found, lines=(*found.lines, *licence, *describe_schema(config, found.structured)))
+
+
+def check_service(section: ServiceSection, folder: Path, key: str) -> Preflight:
+    """Ask the provider about the model, with the audit in `folder`.
+
+    Raises PipelineError for a server that is not there, a wrong key, an unknown model. Without a key (a dry run may lack one)
+    a provider that wants one is a warning.
+    """
     require_allowed(section.base_url)
-    require_https(section.base_url)
-    models, account = asyncio.run(look_up(config, key))
+    require_https(section)
+    models, account = asyncio.run(look_up(section, folder, key))
     lines = list(models.lines)
     entry = find_model(section, models.entries) if models.entries else {}
     if models.entries and entry is None:
@@ -79,10 +90,9 @@ def check_teacher(config: Config, key: str) -> Preflight:
     distillable_only = is_openrouter(section.base_url) and bool(section.openrouter.enforce_distillable_text)
     lines += describe_model(section, entry, prices) if models.entries else []
     lines += describe_account(section, account)
-    lines += describe_licence(section, trainable, distillable_only) + describe_schema(config, entry)
     return Preflight(
         host_of(section.base_url), section.model, listed, trainable if isinstance(trainable, bool) else None, distillable_only,
-        entry.get("context_length"), prices, tuple(lines),
+        entry.get("context_length"), prices, tuple(lines), takes_schema(entry),
     )
 
 
@@ -98,10 +108,9 @@ class Listing:
     lines: tuple[str, ...] = ()
 
 
-async def look_up(config: Config, key: str) -> tuple[Listing, Any]:
+async def look_up(section: ServiceSection, folder: Path, key: str) -> tuple[Listing, Any]:
     """The list of models, and OpenRouter's account of the key."""
-    section = config.generate.teacher
-    with open_audit(config.training_dir, section.model) as audit:
+    with open_audit(folder, section.model) as audit:
         client = make_client(section, key, audit)
         try:
             listing = await fetch_models(section, client, key)
@@ -111,7 +120,7 @@ async def look_up(config: Config, key: str) -> tuple[Listing, Any]:
     return listing, account
 
 
-async def fetch_models(section: TeacherSection, client: openai.AsyncOpenAI, key: str) -> Listing:
+async def fetch_models(section: ServiceSection, client: openai.AsyncOpenAI, key: str) -> Listing:
     """Every page of the list."""
     entries: list[dict[str, Any]] = []
     path: str | None = "/models"
@@ -129,20 +138,20 @@ async def fetch_models(section: TeacherSection, client: openai.AsyncOpenAI, key:
     return Listing(tuple(entries))
 
 
-async def fetch(section: TeacherSection, client: openai.AsyncOpenAI, key: str, path: str) -> dict[str, Any] | str:
+async def fetch(section: ServiceSection, client: openai.AsyncOpenAI, key: str, path: str) -> dict[str, Any] | str:
     """The JSON object at a path, or why there is none. Raises PipelineError for a wrong key or no server."""
-    host, clean = host_of(section.base_url), Judge(section, key, None).clean
+    clean = Judge(section, key, None).clean
     try:
         async with asyncio.timeout(min(section.timeout_seconds, LONGEST_WAIT_SECONDS)):
             answer = await client.get(path, cast_to=object)
     except openai.APIStatusError as error:
         if error.status_code == 401 and key:
-            raise PipelineError(f"{host} refuses the key (401): set {section.api_key_env}, or run  {SET_KEY}") from None
+            raise explain_refused(section) from None
         return f"status {error.status_code}"
     except (TimeoutError, openai.APIConnectionError) as error:
         reason = clean(error.__cause__ or error) or "no answer"
         raise PipelineError(
-            f"the teacher at {section.base_url} cannot be reached ({reason}): is it running, is the address right?"
+            f"the {role_of(section)} at {section.base_url} cannot be reached ({reason}): is it running, is the address right?"
         ) from None
     except (openai.APIError, ValueError, RecursionError):
         return "not JSON"
@@ -153,7 +162,7 @@ async def fetch(section: TeacherSection, client: openai.AsyncOpenAI, key: str, p
 # What it means
 
 
-def find_model(section: TeacherSection, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def find_model(section: ServiceSection, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The list's entry for the configured model; {} for llama.cpp, which serves its one model under every name."""
     names = [section.model, f"{section.model}:latest"]
     names += [section.model.removesuffix(suffix) for suffix in ROUTING_SUFFIXES if section.model.endswith(suffix)]
@@ -164,16 +173,16 @@ def find_model(section: TeacherSection, entries: Sequence[dict[str, Any]]) -> di
     return {} if all(entry.get("owned_by") == "llamacpp" for entry in entries) else None
 
 
-def explain_unknown(section: TeacherSection, names: Sequence[str]) -> str:
+def explain_unknown(section: ServiceSection, names: Sequence[str]) -> str:
     """An error with the names that come near."""
     tail = section.model.rsplit("/", 1)[-1].lower()
     alike = [name for name in names if tail and tail in name.lower()]
     near = list(dict.fromkeys([*alike, *difflib.get_close_matches(section.model, names, cutoff=0.5)]))[:3]
     there = f"near names: {', '.join(near)}" if near else f"it has {', '.join(names[:3])}" + (", ..." if len(names) > 3 else "")
-    return f"{host_of(section.base_url)} has no model {section.model} ({there}): mend generate.teacher.model"
+    return f"{host_of(section.base_url)} has no model {section.model} ({there}): mend {section.place}.model"
 
 
-def describe_model(section: TeacherSection, entry: dict[str, Any], prices: Prices | None) -> list[str]:
+def describe_model(section: ServiceSection, entry: dict[str, Any], prices: Prices | None) -> list[str]:
     """The model and its price."""
     host = host_of(section.base_url)
     if not entry:
@@ -182,7 +191,7 @@ def describe_model(section: TeacherSection, entry: dict[str, Any], prices: Price
     return [f"[OK] {host} has {section.model}: {price}"]
 
 
-def describe_account(section: TeacherSection, account: Any) -> list[str]:
+def describe_account(section: ServiceSection, account: Any) -> list[str]:
     """What OpenRouter says of the key. Raises PipelineError for a key without money."""
     if account is None:
         return []
@@ -209,12 +218,17 @@ def describe_licence(section: TeacherSection, trainable: Any, distillable_only: 
     return [f"[WARN] whether the licence of {section.model} allows training on its answers is not known: read it"]
 
 
-def describe_schema(config: Config, entry: dict[str, Any]) -> list[str]:
+def takes_schema(entry: dict[str, Any]) -> bool | None:
+    """Whether the provider's list says that the model gives structured replies; None where it says nothing of it."""
+    supported = entry.get("supported_parameters")
+    return None if not isinstance(supported, list) else not {"structured_outputs", "response_format"}.isdisjoint(supported)
+
+
+def describe_schema(config: Config, structured: bool | None) -> list[str]:
     """A warning where the config needs structured replies and the provider's list has none for the model."""
     section, settings = config.generate.teacher, config.generate
     wanted = settings.documents.sets or section.two_pass or section.reasoning or settings.checks.judge
-    supported = entry.get("supported_parameters")
-    if not wanted or not isinstance(supported, list) or "structured_outputs" in supported or "response_format" in supported:
+    if not wanted or structured is not False:
         return []
     return [
         f"[WARN] {section.model} gives no structured replies, which documents.sets, two_pass, reasoning and judge ask for: "

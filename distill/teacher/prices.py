@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill.config import Config, TeacherSection
+from distill.config import Config, ServiceSection
 from distill.curation.lengths import CHARACTERS_PER_TOKEN
 from distill.errors import PipelineError
 from distill.network import is_loopback
@@ -41,7 +41,7 @@ class Prices:
         return f"${self.prompt_usd * MILLION:g} in, ${self.answer_usd * MILLION:g} out per million tokens ({self.source})"
 
 
-def find_prices(section: TeacherSection, listed: Mapping[str, Any] | None = None) -> Prices | None:
+def find_prices(section: ServiceSection, listed: Mapping[str, Any] | None = None) -> Prices | None:
     """Config's prices first, then the `pricing` of the provider's model list, then 0 for this machine; None: nobody knows.
 
     OpenRouter lists strings in US dollars per token: https://openrouter.ai/docs/models.
@@ -76,19 +76,19 @@ def read_amount(value: Any) -> float | None:
     return read_price(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def require_prices(section: TeacherSection, prices: Prices | None) -> None:
+def require_prices(section: ServiceSection, prices: Prices | None) -> None:
     """Raises PipelineError for a budget that cannot be kept: no price is known, or web searches are billed besides."""
     if section.budget_usd is None:
         return
     if ":online" in section.model and not is_loopback(section.base_url):
         raise PipelineError(
-            f"generate.teacher.budget_usd cannot be kept with {section.model}, whose web searches cost extra: "
+            f"{section.place}.budget_usd cannot be kept with {section.model}, whose web searches cost extra: "
             f"take the model without :online"
         )
     if prices is None:
         raise PipelineError(
-            f"generate.teacher.budget_usd is set, but the price of {section.model} is not known: "
-            f"set generate.teacher.prompt_usd_per_million and answer_usd_per_million"
+            f"{section.place}.budget_usd is set, but the price of {section.model} is not known: "
+            f"set {section.place}.prompt_usd_per_million and answer_usd_per_million"
         )
 
 
@@ -187,7 +187,7 @@ def list_calls(config: Config, request: Request) -> list[Call]:
     return [Call(prompt, answer, most, request.max_tokens), *later * rows]
 
 
-def estimate_seconds(section: TeacherSection, calls: int, prompt: int, answer: int) -> tuple[float, str]:
+def estimate_seconds(section: ServiceSection, calls: int, prompt: int, answer: int) -> tuple[float, str]:
     """How long that takes, and which limit decides: the pace, or a model that writes 50 tokens a second."""
     writing = (calls * SECONDS_BEFORE_ANSWER + answer / TOKENS_PER_SECOND) / section.concurrency
     limits = {

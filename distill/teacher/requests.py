@@ -1,4 +1,4 @@
-"""What the teacher is asked and what it says, as every part of stage 1 sees it. Knows no HTTP and no disk."""
+"""What the teacher, or the judge, is asked and what it says, as all who ask see it. Knows no HTTP and no disk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distill.config import TeacherSection
+from distill.config import ServiceSection
 from distill.prompts import Message
 
-__all__ = ["Ask", "Message", "Purpose", "Reply", "Request", "RowError", "identify", "parse_json_reply"]
+__all__ = ["Ask", "Message", "Purpose", "Reply", "Request", "RowError", "identify", "parse_json_reply", "role_of"]
 
 Purpose = Literal["answer", "shorten", "improve", "judge", "questions"]
 
@@ -55,13 +55,18 @@ class RowError(Exception):
 Ask = Callable[[Request], Awaitable[Reply]]
 
 
-def identify(section: TeacherSection, request: Request) -> str:
+def identify(section: ServiceSection, request: Request) -> str:
     """16 hex digits over everything that determines the reply: model, temperature, messages, schema, max_tokens.
 
     The address is left out: the same model behind another port gives the same answers, and those are paid for.
     """
     parts = [section.model, section.temperature, request.messages, request.schema, request.max_tokens]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def role_of(section: ServiceSection) -> str:
+    """Whom a section describes, in a word for messages: teacher or judge."""
+    return section.place.rpartition(".")[2]
 
 
 def parse_json_reply(text: str) -> Any:

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distill.config import TeacherSection
+from distill.config import ServiceSection
 from distill.errors import PipelineError
 from distill.network import host_of
-from distill.teacher.keys import SET_KEY
+from distill.teacher.keys import explain_refused
 from distill.teacher.ledger import Outcome
 from distill.teacher.prices import Prices, read_amount
-from distill.teacher.requests import RowError
+from distill.teacher.requests import RowError, role_of
 
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 REPEATABLE = (408, 409, 425, 429)
@@ -54,9 +54,9 @@ class Verdict:
 
 
 class Judge:
-    """Judges what comes back from one teacher; knows the key only to take it out of what servers repeat."""
+    """Judges what comes back from one teacher, or stage 4's judge; knows the key only to take it out of what servers repeat."""
 
-    def __init__(self, section: TeacherSection, key: str, prices: Prices | None) -> None:
+    def __init__(self, section: ServiceSection, key: str, prices: Prices | None) -> None:
         self._section, self._key, self._prices = section, key, prices
 
     # -------------------------------------------------------------------------
@@ -71,7 +71,7 @@ class Judge:
         """What a status means for the row or the run."""
         section, host, reason = self._section, host_of(self._section.base_url), self.read_reason(body)
         if status == 401:
-            return PipelineError(f"{host} refuses the key (401): set {section.api_key_env}, or run  {SET_KEY}")
+            return explain_refused(section)
         if status == 402 or NO_MONEY.search(f"{reason} {body}"):
             return PipelineError(
                 f"{host} wants payment ({status}: {reason}): top up the account or the key's limit, then run again; "
@@ -82,7 +82,7 @@ class Judge:
         if status == 429 and DAILY.search(reason):
             return PipelineError(f"{host} has a daily limit (429: {reason}): run again tomorrow; every reply is kept")
         if status in REFUSED_STATUS and schema and NO_SCHEMA.search(f"{reason} {body}"):
-            return RowError(f"takes no JSON schema ({status}: {reason}): choose another generate.teacher.model")
+            return RowError(f"takes no JSON schema ({status}: {reason}): choose another {section.place}.model")
         if status not in REPEATABLE and status < 500:
             return RowError(f"refused with {status}: {reason}")
         if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_SECONDS:
@@ -94,8 +94,8 @@ class Judge:
         section = self._section
         start = f"{section.base_url} has no model {section.model} or no chat there (404: {reason}): "
         if "endpoints" in reason or "providers" in reason:
-            return start + "no provider satisfies generate.teacher.openrouter and the prices: mend those, or the model"
-        return start + "mend generate.teacher.model or base_url"
+            return start + f"no provider satisfies {section.place}.openrouter and the prices: mend those, or the model"
+        return start + f"mend {section.place}.model or base_url"
 
     def read_reason(self, body: Any) -> str:
         """The server's words; OpenRouter keeps those of the provider behind it in metadata."""
@@ -185,13 +185,13 @@ class Judge:
         if choice is None:
             raise RepeatableError("an answer without choices")
         if choice.finish_reason in ("content_filter", "tool_calls"):
-            raise RowError(f"stopped by the teacher: {choice.finish_reason}")
+            raise RowError(f"stopped by the {role_of(self._section)}: {choice.finish_reason}")
         if choice.message and choice.message.refusal:
-            raise RowError(f"refused by the teacher: {self.clean(choice.message.refusal)}")
+            raise RowError(f"refused by the {role_of(self._section)}: {self.clean(choice.message.refusal)}")
         text = THOUGHTS.sub("", mend_text(read_content(choice))).strip()
         if choice.finish_reason == "length":
             if not text or text.startswith("<think>"):
-                raise RowError(f"cut off at {max_tokens} tokens before any answer: raise generate.teacher.max_tokens")
+                raise RowError(f"cut off at {max_tokens} tokens before any answer: raise {self._section.place}.max_tokens")
             return text, "length"
         if not text or choice.finish_reason == "error":
             raise RepeatableError("an empty answer" if not text else "an answer that broke off")

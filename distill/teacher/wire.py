@@ -6,14 +6,14 @@ from typing import Any
 
 import openai
 
-from distill.config import TeacherSection
+from distill.config import ServiceSection
 from distill.network import host_of, is_loopback
 from distill.teacher.audit import Audit
 from distill.teacher.prices import MILLION, Prices
 from distill.teacher.requests import Request
 
 
-def make_client(section: TeacherSection, key: str, audit: Audit) -> openai.AsyncOpenAI:
+def make_client(section: ServiceSection, key: str, audit: Audit) -> openai.AsyncOpenAI:
     """No retries, no redirects (they could leave this machine), no proxy for this machine, no OPENAI_* identity headers."""
     return openai.AsyncOpenAI(
         api_key=key or "none", base_url=section.base_url, max_retries=0, timeout=section.timeout_seconds,
@@ -25,7 +25,7 @@ def make_client(section: TeacherSection, key: str, audit: Audit) -> openai.Async
     )
 
 
-def make_body(section: TeacherSection, request: Request, prices: Prices | None) -> dict[str, Any]:
+def make_body(section: ServiceSection, request: Request, prices: Prices | None) -> dict[str, Any]:
     """The body of the request."""
     body: dict[str, Any] = {
         "model": section.model, "messages": request.messages, "temperature": section.temperature,
@@ -45,8 +45,8 @@ def is_openrouter(url: str) -> bool:
     return host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
-def make_routing(section: TeacherSection, prices: Prices | None, schema: bool) -> dict[str, Any]:
-    """OpenRouter's `provider`: generate.teacher.openrouter without its nulls (openrouter.ai/docs/features/provider-routing).
+def make_routing(section: ServiceSection, prices: Prices | None, schema: bool) -> dict[str, Any]:
+    """OpenRouter's `provider`: the section's `openrouter` without its nulls (openrouter.ai/docs/features/provider-routing).
 
     Its price list names the cheapest provider. With a budget, max_price (US dollars per million tokens) keeps the others out,
     since the budget is counted with the list's prices. A schema is for providers alone that heed it.

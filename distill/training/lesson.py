@@ -72,4 +72,6 @@ def prepare_lesson(base: Path, config: Config, examples: Sequence[TrainingExampl
     if settings.warmup_steps >= len(steps):
         print(f"[WARN] finetune.warmup_steps {settings.warmup_steps}: all {len(steps):,} steps are warm-up")
     counts = {**describe_lengths(rows), "validation_rows": len(validation), "steps": len(steps)}
-    return Lesson(tokenizer, rows, steps, validation, counts, report.to_manifest())
+    # Which rows were not learnt, as with the dropped ones: the evaluation asks what of the others is known by heart.
+    lengths = {**report.to_manifest(), "validation_rows": [row.example_id for row in validation]}
+    return Lesson(tokenizer, rows, steps, validation, counts, lengths)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from distill.report.statistics import Comparison, compare_pairs, judge, smallest_sample, tail_share
+from distill.report.statistics import (
+    Comparison,
+    bootstrap_interval,
+    clustered_error,
+    compare_pairs,
+    correct_holm,
+    describe_alone,
+    find_interval,
+    gather,
+    judge,
+    sign_p_value,
+    smallest_sample,
+    tail_share,
+)
 
 NONE = "no measurable difference"
 
 
-def compare(base: list, tuned: list, groups: list[str] | None = None, confidence: float = 0.95, samples: int = 999):
+def compare(base: list, tuned: list, groups: list[str] | None = None, confidence: float = 0.95, samples: int = 999, **more):
     names = groups or [str(index) for index in range(len(base))]
-    return compare_pairs(base, tuned, names, confidence=confidence, samples=samples, seed=1)
+    return compare_pairs(base, tuned, names, confidence=confidence, samples=samples, seed=1, **more)
 
 
 def draw(seed: int, count: int, shift: float = 0.0, spread: float = 0.2) -> tuple[list[float], list[float]]:
@@ -91,6 +108,28 @@ def test_large_sample_agrees_with_the_t_interval() -> None:
     assert found.interval == pytest.approx(tuple(expected), abs=2e-3)
 
 
+FEW, LUMPY = [-0.3, -0.2, -0.1, 0.1, 0.2, 0.3], [0.0] * 17 + [1.0] * 3
+
+
+@pytest.mark.parametrize(("values", "outer"), [(FEW, ("t", "t")), (LUMPY, ("t", "bootstrap"))])
+def test_interval_is_the_outer_of_bootstrap_and_t_at_each_end(values: list[float], outer: tuple[str, str]) -> None:
+    documents = gather(values, [str(index) for index in range(len(values))])
+    ends = {
+        "bootstrap": bootstrap_interval(documents, 0.95, 5_000, 1),
+        "t": tuple(stats.ttest_1samp(values, 0).confidence_interval(0.95)),
+    }
+    found = find_interval(documents, 0.95, 5_000, 1)
+    assert found == pytest.approx((ends[outer[0]][0], ends[outer[1]][1]))
+    assert found[0] <= min(low for low, _ in ends.values()) + 1e-6 and found[1] >= max(high for _, high in ends.values()) - 1e-6
+
+
+def test_the_order_of_the_documents_changes_no_bootstrap() -> None:
+    rows = list(zip(np.random.default_rng(6).normal(0, 1, 20).tolist(), map(str, range(20))))
+    shuffled = random.Random(3).sample(rows, len(rows))
+    there, back = (bootstrap_interval(gather(*zip(*each)), 0.95, 500, 1) for each in (rows, shuffled))
+    assert there == back
+
+
 def test_small_sample_cuts_off_less() -> None:
     assert tail_share(0.95, 10) < tail_share(0.95, 30) < tail_share(0.95, 1_000) < 0.025
 
@@ -111,25 +150,164 @@ def test_a_lift_of_ten_points_is_found() -> None:
     assert found >= 85
 
 
-SCORES = st.lists(st.tuples(*[st.none() | st.integers(0, 20).map(lambda n: n / 20)] * 2), min_size=1, max_size=30)
+# -----------------------------------------------------------------------------
+# Properties
+
+POINTS = st.integers(0, 20).map(lambda n: n / 20)
+SCORES = st.lists(st.tuples(st.none() | POINTS, st.none() | POINTS, st.sampled_from("abcdefghij")), min_size=1, max_size=40)
+EXACT = settings(deadline=None, max_examples=60)
 
 
-@settings(deadline=None, max_examples=60)
+@EXACT
 @given(rows=SCORES, smallest=st.sampled_from([0.0, 0.02, 0.3]))
 def test_swapping_the_sides_flips_everything(rows: list, smallest: float) -> None:
-    base, tuned = (list(side) for side in zip(*rows))
-    there, back = compare(base, tuned, samples=200), compare(tuned, base, samples=200)
+    base, tuned, groups = (list(column) for column in zip(*rows))
+    there, back = compare(base, tuned, groups, samples=200), compare(tuned, base, groups, samples=200)
     if there is None:
         assert back is None
         return
     assert there.difference == pytest.approx(-back.difference)
     assert (there.wins, there.ties, there.losses) == (back.losses, back.ties, back.wins)
+    assert (there.p_value, there.detectable) == (back.p_value, pytest.approx(back.detectable))
     if there.interval:
-        assert there.interval == pytest.approx(tuple(-end for end in reversed(back.interval)), abs=1e-9)
-        assert there.interval[0] <= there.difference + 1e-9 and there.difference - 1e-9 <= there.interval[1]
+        assert there.interval == pytest.approx(tuple(-end for end in reversed(back.interval)), abs=1e-6)
+        assert there.interval[0] <= there.difference + 1e-6 and there.difference - 1e-6 <= there.interval[1]
     flipped = {"better": "worse", "worse": "better", NONE: NONE}
-    if there.interval is None or min(abs(end) for end in there.interval) > 1e-9:  # an end at zero is decided by rounding
+    if there.interval is None or min(abs(end) for end in there.interval) > 1e-6:  # an end at zero is decided by rounding
         assert judge(back, smallest, 0.95).word == flipped[judge(there, smallest, 0.95).word]
+
+
+@EXACT
+@given(rows=SCORES, order=st.randoms(use_true_random=False))
+def test_the_order_of_the_questions_changes_no_figure(rows: list, order: random.Random) -> None:
+    shuffled = order.sample(rows, len(rows))
+    assert compare(*map(list, zip(*rows)), samples=200) == compare(*map(list, zip(*shuffled)), samples=200)
+
+
+@EXACT
+@given(rows=SCORES)
+def test_a_score_that_should_fall_is_judged_the_other_way_round(rows: list) -> None:
+    base, tuned, groups = (list(column) for column in zip(*rows))
+    up, down = compare(base, tuned, groups), compare(base, tuned, groups, higher_is_better=False)
+    if up is None:
+        assert down is None
+        return
+    assert (down.wins, down.losses, down.difference, down.interval) == (up.losses, up.wins, up.difference, up.interval)
+    assert down.gain == -up.gain
+    flipped = {"better": "worse", "worse": "better", NONE: NONE}
+    assert judge(down, 0.02, 0.95).word == flipped[judge(up, 0.02, 0.95).word]
+
+
+@EXACT
+@given(means=st.lists(st.integers(-2, 2), min_size=1, max_size=20))
+def test_sign_test_counts_the_tosses_of_a_fair_coin(means: list[int]) -> None:
+    documents = {str(index): [mean / 10 + 0.1, mean / 10 - 0.1] for index, mean in enumerate(means)}  # 0.1 - 0.1 is a tie
+    ups, downs = sum(mean > 0 for mean in means), sum(mean < 0 for mean in means)
+    tosses, extreme = ups + downs, max(ups, downs)
+    tail = sum(math.comb(tosses, heads) for heads in range(extreme, tosses + 1)) / 2**tosses
+    assert sign_p_value(documents) == pytest.approx(min(1.0, 2 * tail))
+    expected = stats.binomtest(ups, tosses).pvalue if tosses else 1.0
+    assert sign_p_value(documents) == pytest.approx(expected)
+
+
+P_VALUES = st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.05, 0.3, 1.0]) | st.floats(0, 1), min_size=1, max_size=7)
+
+
+@EXACT
+@given(values=P_VALUES)
+def test_holm_is_the_closed_test_with_bonferroni(values: list[float]) -> None:
+    """Holm's definition, by brute force: the worst of all families that hold the test."""
+    corrected = correct_holm({str(index): value for index, value in enumerate(values)})
+    for index, value in enumerate(values):
+        families = [
+            family for size in range(1, len(values) + 1) for family in itertools.combinations(range(len(values)), size)
+            if index in family
+        ]
+        worst = max(min(1.0, len(family) * min(values[member] for member in family)) for family in families)
+        assert corrected[str(index)] == pytest.approx(worst)
+        assert corrected[str(index)] >= value
+
+
+@EXACT
+@given(values=P_VALUES)
+def test_holm_keeps_the_order(values: list[float]) -> None:
+    corrected = correct_holm({str(index): value for index, value in enumerate(values)})
+    ordered = [corrected[str(index)] for index in sorted(range(len(values)), key=values.__getitem__)]
+    assert ordered == sorted(ordered) and list(corrected) == [str(index) for index in range(len(values))]
+
+
+def test_holm_of_a_worked_example() -> None:
+    assert correct_holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    )
+    assert correct_holm({}) == {}
+
+
+# -----------------------------------------------------------------------------
+# What a sample can show
+
+
+def test_clustered_error_of_single_questions_is_the_usual_one() -> None:
+    values = np.random.default_rng(2).normal(0, 1, 25)
+    assert clustered_error({str(index): [value] for index, value in enumerate(values)}) == pytest.approx(stats.sem(values))
+
+
+def test_asking_about_one_document_again_shows_nothing_more() -> None:
+    base, tuned = draw(5, 12, 0.1)
+    names = [str(index) for index in range(12)]
+    alone, repeated = compare(base, tuned, names), compare(base * 5, tuned * 5, names * 5)
+    assert repeated.detectable == pytest.approx(alone.detectable)
+    assert repeated.p_value == alone.p_value
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_runs() -> None:
+    rng = np.random.default_rng(8)
+    groups = [str(index // 4) for index in range(80)]
+
+    def sample(shift: float) -> Comparison:
+        shared = np.repeat(rng.normal(0, 0.1, 20), 4)
+        return compare([0.0] * 80, list(shift + shared + rng.normal(0, 0.2, 80)), groups, samples=300)
+
+    detectable = float(np.mean([sample(0.0).detectable for _ in range(50)]))
+    found = sum(judge(sample(detectable), 0.0, 0.95).word == "better" for _ in range(400)) / 400
+    assert 0.74 <= found <= 0.88
+
+
+@pytest.mark.parametrize(("base", "tuned", "groups"), [
+    ([0.1, 0.3], [0.2, 0.1], ["a", "a"]), ([0.5] * 4, [0.5] * 4, list("abcd")), ([0.25] * 4, [0.5] * 4, list("abcd")),
+])
+def test_nothing_is_detectable_where_nothing_tells_the_noise(base: list, tuned: list, groups: list[str]) -> None:
+    assert compare(base, tuned, groups).detectable is None
+
+
+def test_noise_of_floating_point_is_no_difference() -> None:
+    base, tuned = [0.1 + 0.2] * 12, [0.3] * 12
+    found = compare(base, tuned)
+    assert (found.wins, found.ties, found.losses, found.interval, found.p_value) == (0, 12, 0, (0.0, 0.0), 1.0)
+    cancelled = compare([0.1, 0.3, 0.4] * 10, [0.2, 0.5, 0.1] * 10, [str(index // 3) for index in range(30)])
+    assert (cancelled.interval, cancelled.p_value) == ((0.0, 0.0), 1.0)
+
+
+# -----------------------------------------------------------------------------
+# Stock, and no control
+
+
+def test_stock_is_the_mean_of_the_same_questions() -> None:
+    found = compare([0.1, None, 0.3, 0.4], [0.2, 0.5, 0.3, 0.4], stock=[0.9, 0.0, 0.7, None])
+    assert (found.pairs, found.stock) == (3, pytest.approx(0.8))
+    assert compare([0.1], [0.2], stock=[None]).stock is None and compare([0.1], [0.2]).stock is None
+
+
+def test_stock_changes_no_other_figure() -> None:
+    base, tuned = draw(4, 20, 0.1)
+    assert replace(compare(base, tuned, stock=[0.99] * 20), stock=None) == compare(base, tuned)
+
+
+def test_without_a_control_there_are_means_and_no_verdict() -> None:
+    found = describe_alone([0.2, None, 0.6], ["a", "a", "b"], stock=[0.5, 0.9, None])
+    assert (found.pairs, found.groups, found.tuned, found.stock) == (2, 2, pytest.approx(0.4), 0.5)
+    assert (found.base, found.difference, found.interval, found.gain, found.gain_interval) == (None,) * 5
+    assert judge(found, 0.05, 0.95).word == "no control" and describe_alone([None], ["a"]) is None
 
 
 def test_same_seed_same_interval() -> None:

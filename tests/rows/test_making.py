@@ -94,7 +94,7 @@ def make(
         run.training_dir.mkdir(parents=True, exist_ok=True)
         settle_rows(run, planned, results)
         with Journal(run.training_dir, teacher) as journal, Ledger(run.training_dir) as ledger:
-            run_jobs(run, "", make_jobs(run, planned, sets, counter, results), journal, ledger, None)
+            run_jobs(run.generate.teacher, "", make_jobs(run, planned, sets, counter, results), journal, ledger, None)
     return results
 
 

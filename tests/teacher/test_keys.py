@@ -9,7 +9,7 @@ import keyring.backends.fail
 import keyring.errors
 import pytest
 
-from distill.config import TeacherSection
+from distill.config import JudgeSection, TeacherSection
 from distill.errors import PipelineError
 from distill.teacher.keys import describe_key, find_key, store_key
 from tests.keyrings import LockedKeyring, MemoryKeyring
@@ -98,6 +98,35 @@ def test_a_server_on_this_machine_needs_no_key_but_may_get_one(monkeypatch: pyte
     assert find_key(LOCAL) == ""
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
     assert find_key(LOCAL) == KEY
+
+
+JUDGE = JudgeSection(api_key_env="TEST_TEACHER_KEY", base_url="https://judge.example.com/v1")
+LOCAL_JUDGE = JudgeSection(api_key_env="TEST_TEACHER_KEY")
+
+
+def test_the_teachers_variable_is_for_the_teachers_host_alone(monkeypatch: pytest.MonkeyPatch, ring: MemoryKeyring) -> None:
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    assert find_key(LOCAL_JUDGE, TEACHER) == ""
+    with pytest.raises(PipelineError, match=r"openrouter\.ai \(generate\.teacher\), so name another in evaluate\.judge"):
+        find_key(JUDGE, TEACHER)
+    ring.entries["hybridrag-distill", "judge.example.com"] = "of-the-judge"
+    assert find_key(JUDGE, TEACHER) == "of-the-judge"
+    monkeypatch.setenv("JUDGE_KEY", "its-own")
+    assert find_key(JUDGE.model_copy(update={"api_key_env": "JUDGE_KEY"}), TEACHER) == "its-own"
+
+
+def test_one_variable_serves_teacher_and_judge_at_one_host_or_a_teacher_that_needs_none(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    assert find_key(JUDGE.model_copy(update={"base_url": TEACHER.base_url}), TEACHER) == KEY
+    assert find_key(JUDGE, LOCAL) == KEY
+
+
+def test_a_judge_without_a_key_is_never_told_to_set_the_teachers_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, LockedKeyring())
+    with pytest.raises(PipelineError, match=r"another in evaluate\.judge\.api_key_env, or run  python evaluate\.py --set"):
+        find_key(JUDGE, TEACHER)
 
 
 @pytest.mark.parametrize("backend", [LockedKeyring(), keyring.backends.fail.Keyring()])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.records import TrainingExample
+from distill.rows.canaries import make_canaries
 from distill.training.encode import IGNORE, EncodedExample
 from distill.training.validation import FEWEST, find_documents, hold_validation
 from tests.training.rowsets import make_example
@@ -110,3 +111,10 @@ def test_an_answer_rests_on_its_golden_documents_or_else_on_the_best(golden: tup
     first, second = make_example(0, source="docs/a.md"), make_example(1, source="docs/b.md")
     row = first.model_copy(update={"context": (second.context[1], first.context[0], second.context[0]), "golden": golden})
     assert find_documents(row) == expected
+
+
+def test_canaries_are_always_learnt() -> None:
+    rows = [*make_rows(), *make_canaries("seed", 60)]
+    learn, validate = hold(rows, 0.3)
+    assert validate and {rows[row].origin for row in validate} == {""}
+    assert {*range(240, 300)} <= {*learn} and sorted(learn + validate) == list(range(300))

@@ -1,0 +1,436 @@
+"""
+How often the evaluation's verdict is wrong, and how often it finds what is there: python benchmarks/evaluation_calibration.py
+
+    python benchmarks/evaluation_calibration.py                         # the demo's models; runs the demo if need be
+    python benchmarks/evaluation_calibration.py --config config.yaml    # the models of your own finished run
+    python benchmarks/evaluation_calibration.py --answers evaluation    # answers that are there already; no model is asked
+
+Both models answer every row of training_data/ several times at a temperature above 0. The recorded answers are drawn again and
+again, whole documents at a time, and judged exactly as evaluate.py judges:
+
+base against itself   two answers of the base to each question: any verdict is false
+names swapped         base and tuned, their names swapped for half of the documents: any verdict is false, and documents differ
+lift everywhere       another answer of the base, every score raised a part of the way to the reference answer's: 10 points
+lift in places        the same answer of the base, some replaced by the reference answer: 10 points
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the file runs as a script
+
+from distill.cases.case_set import CaseSet  # noqa: E402 - needs the path above
+from distill.config import Config, EvaluateSection, load_config  # noqa: E402
+from distill.errors import PipelineError, run  # noqa: E402
+from distill.files import JsonlAppender, read_json, read_jsonl, sha256_text, write_json_atomic  # noqa: E402
+from distill.progress import show_progress  # noqa: E402
+from distill.records import Answer, TrainingExample, load_examples  # noqa: E402
+from distill.report.statistics import Comparison, compare_pairs, correct_holm, judge  # noqa: E402
+
+DEMO = ROOT / "demo" / "config.yaml"
+SAMPLES = {"base": 6, "tuned": 2}  # answers to each question
+LIFT = 0.1
+FALSE = ("base against itself", "names swapped")  # the scenarios where every verdict is false
+MOST_FALSE, LEAST_FOUND, WIDEST = 0.06, 0.90, 0.3  # the bars; a lift must be found where the paired SD is at most WIDEST
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=DEMO, metavar="FILE")
+    parser.add_argument("--answers", type=Path, metavar="FOLDER", help="with answers.jsonl: recorded, or evaluation/")
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--questions", type=int, default=100, help="in each run")
+    parser.add_argument("--temperature", type=float, default=0.7)
+    return parser.parse_args(arguments)
+
+
+# -----------------------------------------------------------------------------
+# Answers
+
+
+def require_run(config: Config, path: Path) -> None:
+    """Models and rows to ask about: the demo makes its own. Raises PipelineError where there are none."""
+    if (config.gguf_dir / "manifest.json").is_file():
+        return
+    if path.resolve() != DEMO:
+        raise PipelineError(f"{config.gguf_dir} holds no finished export: run  python export_gguf.py  first")
+    subprocess.run([sys.executable, "-m", "demo"], cwd=ROOT, check=True)
+
+
+def load_rows(config: Config) -> list[TrainingExample]:
+    """Every row of stage 1: the base learnt from none of them."""
+    return [row for name in ("heldout", "train") for row in load_examples(config.training_dir / f"{name}.jsonl") if row.id]
+
+
+def record_answers(config: Config, rows: Sequence[TrainingExample], folder: Path, temperature: float) -> None:
+    """Ask both models through llama.cpp; what is in folder/answers.jsonl already is not asked again."""
+    from distill.gguf.modelfile import read_modelfile
+    from distill.llamacpp import LlamaModel
+
+    models, path = read_json(config.gguf_dir / "manifest.json")["details"]["models"], folder / "answers.jsonl"
+    known = Counter((answer.side, answer.example_id) for answer in load_answers(folder)) if path.exists() else Counter()
+    total = sum(SAMPLES.values()) * len(rows)
+    with JsonlAppender(path, config.encrypt) as log, show_progress(total, "asking", "answer", done=known.total()) as progress:
+        for side in SAMPLES:
+            todo = [(row, n) for n in range(SAMPLES[side]) for row in rows if known[side, row.id] <= n]
+            stops = read_modelfile(config.work_dir / models[side]["modelfile"]).stops
+            with LlamaModel(config.work_dir / models[side]["file"], n_ctx=config.export.num_ctx) as model:
+                for row, number in todo:
+                    log.append(ask(config, model, stops, row, side, number, temperature).to_row())
+                    progress.advance(note=side)
+
+
+def ask(
+    config: Config, model: Any, stops: Sequence[str], row: TrainingExample, side: Any, number: int, temperature: float
+) -> Answer:
+    """One answer. Each question has a seed of its own: with one for all, all would share their luck."""
+    from distill.prompts import to_messages
+
+    settings = config.evaluate
+    options = {"temperature": temperature, "top_p": settings.top_p, "top_k": settings.top_k, "max_tokens": settings.max_tokens,
+               "seed": int(sha256_text(f"{settings.seed} {number} {row.id}")[:8], 16) % 2**31}
+    made = model.complete(model.apply_template(to_messages(config.prompt.system, row.instruction)), stop=stops, **options)
+    return Answer(row.id, side, text=made.text.strip(), finish_reason=made.finish_reason, prompt_tokens=made.prompt_tokens,
+                  answer_tokens=made.generated_tokens, options=options)
+
+
+def load_answers(folder: Path) -> list[Answer]:
+    """The base's and tuned model's answers to held-out questions that did not fail."""
+    answers = (Answer(**row) for _, row in read_jsonl(folder / "answers.jsonl", torn_end=True))
+    return [a for a in answers if not a.error and a.set == "heldout" and a.side in SAMPLES]
+
+
+# -----------------------------------------------------------------------------
+# Scores
+
+
+@dataclass(frozen=True)
+class Population:
+    """Scores to draw from: [sample, row, metric] of each side, [row, metric] of the reference answers; nan where none applies.
+
+    `groups` names each row's document. Figures alone: no text.
+    """
+
+    metrics: Sequence[str]
+    groups: Sequence[str]
+    base: np.ndarray
+    tuned: np.ndarray
+    reference: np.ndarray
+
+    def narrow(self, metric: str) -> Population:
+        """One metric and the questions that it applies to."""
+        column = [self.metrics.index(metric)]
+        kept = np.flatnonzero(~np.isnan(self.reference[:, column[0]]) & ~np.isnan(self.base[..., column[0]]).all(axis=0))
+        return Population(
+            [metric], [self.groups[row] for row in kept], self.base[:, kept][..., column], self.tuned[:, kept][..., column],
+            self.reference[kept][:, column],
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """As JSON; documents by number."""
+        numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(self.groups))}
+        arrays = {name: to_lists(getattr(self, name)) for name in ("base", "tuned", "reference")}
+        return {"metrics": list(self.metrics), "groups": [numbers[name] for name in self.groups], **arrays}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Population:
+        """The reverse of to_row."""
+        arrays = {name: np.array(row[name], dtype=float) for name in ("base", "tuned", "reference")}
+        return cls(row["metrics"], row["groups"], **arrays)
+
+
+def to_lists(scores: np.ndarray) -> Any:
+    """Nested lists with None for nan."""
+    return np.where(np.isnan(scores), None, np.round(scores, 6)).tolist()
+
+
+def score_population(cases: CaseSet, answers: Iterable[Answer]) -> Population:
+    """Every answer's deciding scores; a side's samples are as many as each question has answers at least."""
+    by_question: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_question[answer.side, answer.example_id].append(answer)
+    metrics = [name for name, measure in cases.measures.items() if measure.decides]
+
+    def score(answers: Sequence[Answer]) -> np.ndarray:
+        return np.array([[scores[name] for name in metrics] for scores in cases.score(answers)], dtype=float)
+
+    def sample(side: str) -> np.ndarray:
+        lists = [by_question[side, question.id] for question in cases.questions]
+        return np.stack([score([found[n] for found in lists]) for n in range(min(map(len, lists)))])
+
+    base, tuned = sample("base"), sample("tuned")
+    right = [Answer(q.id, "tuned", text=q.reference, finish_reason="stop", answer_tokens=1) for q in cases.questions]
+    reference = score(right)
+    used = [n for n in range(len(metrics)) if not any(np.isnan(scores[..., n]).all() for scores in (base, tuned, reference))]
+    return Population(
+        [metrics[n] for n in used], [q.group or q.id for q in cases.questions], base[..., used], tuned[..., used],
+        reference[..., used],
+    )
+
+
+def make_population(config: Config, rows: Sequence[TrainingExample], folder: Path) -> Population:
+    """The scores of the recorded answers."""
+    from distill.cases.heldout import make_heldout_set
+    from distill.index.embedders import make_embedder
+
+    answers = load_answers(folder)
+    asked = [{answer.example_id for answer in answers if answer.side == side} for side in SAMPLES]
+    kept = [row for row in rows if all(row.id in ids for ids in asked)]
+    if not kept:
+        raise PipelineError(f"{folder / 'answers.jsonl'} has no question of {config.training_dir} that base and tuned answered")
+    return score_population(make_heldout_set(config, kept, make_embedder(config.evaluate.embedder)), answers)
+
+
+# -----------------------------------------------------------------------------
+# Runs
+
+# A scenario takes the rows of one run and the numbers of their documents, and gives both sides' scores, [row, metric] each.
+Scenario = Callable[[np.random.Generator, Population, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def draw_rows(rng: np.random.Generator, population: Population, questions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole documents with replacement until there are enough questions: their rows, and the draw that each belongs to."""
+    names, index = np.unique(population.groups, return_inverse=True)
+    members = [np.flatnonzero(index == number) for number in range(len(names))]
+    drawn: list[np.ndarray] = []
+    missing = questions
+    while missing > 0:
+        drawn.append(members[rng.integers(len(members))])
+        missing -= len(drawn[-1])
+    documents = np.repeat(np.arange(len(drawn)), [len(rows) for rows in drawn])
+    return np.concatenate(drawn)[:questions], documents[:questions]
+
+
+def draw_two(rng: np.random.Generator, population: Population, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two different answers of the base to each question; the same one twice where each question has one."""
+    samples = len(population.base)
+    first = rng.integers(samples, size=len(rows))
+    second = (first + rng.integers(1, max(samples, 2), size=len(rows))) % samples
+    return population.base[first, rows], population.base[second, rows]
+
+
+def compare_with_itself(rng: np.random.Generator, population: Population, rows: np.ndarray, documents: np.ndarray) -> Any:
+    """Base against base."""
+    return draw_two(rng, population, rows)
+
+
+def swap_names(rng: np.random.Generator, population: Population, rows: np.ndarray, documents: np.ndarray) -> Any:
+    """Base against tuned with the names swapped for half of the documents, so that neither is better."""
+    base, _ = draw_two(rng, population, rows)
+    tuned = population.tuned[rng.integers(len(population.tuned), size=len(rows)), rows]
+    swapped = rng.integers(2, size=documents.max() + 1)[documents][:, None] == 1
+    return np.where(swapped, tuned, base), np.where(swapped, base, tuned)
+
+
+def lift_everywhere(rng: np.random.Generator, population: Population, rows: np.ndarray, documents: np.ndarray) -> Any:
+    """Every score of another answer raised by the same part of what the reference answer has more."""
+    base, other = draw_two(rng, population, rows)
+    return base, other + find_part(population) * (population.reference[rows] - other)
+
+
+def lift_in_places(rng: np.random.Generator, population: Population, rows: np.ndarray, documents: np.ndarray) -> Any:
+    """The same answers, some replaced by the reference answer."""
+    base, _ = draw_two(rng, population, rows)
+    return base, np.where(rng.random(len(rows))[:, None] < find_part(population), population.reference[rows], base)
+
+
+def find_part(population: Population) -> np.ndarray:
+    """For each metric the part of the way to the reference answers that is a mean lift of LIFT; nan where there is no room."""
+    room = np.nanmean(population.reference, axis=0) - np.nanmean(population.base, axis=(0, 1))
+    return np.where(room >= LIFT, LIFT / np.maximum(room, LIFT), np.nan)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "base against itself": compare_with_itself, "names swapped": swap_names,
+    "lift everywhere": lift_everywhere, "lift in places": lift_in_places,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One metric in one run; `spread` is the standard deviation of the paired differences."""
+
+    found: Comparison
+    spread: float
+    word: str  # the verdict
+    bare_word: str  # the verdict if every difference mattered
+
+
+WORDS = dict.fromkeys(FALSE, "if any size mattered") | {"lift everywhere": "its SD", "lift in places": "its SD"}
+
+
+def simulate(
+    population: Population, settings: EvaluateSection, scenario: Scenario, runs: int, questions: int
+) -> Iterator[dict[str, Outcome]]:
+    """Each run's outcomes by metric; without those that applied to none of its questions."""
+    rng = np.random.default_rng(settings.seed)
+    for _ in range(runs):
+        rows, documents = draw_rows(rng, population, questions)
+        base, tuned = scenario(rng, population, rows, documents)
+        seeded = settings.model_copy(update={"seed": int(rng.integers(2**31))})
+        judged = (judge_run(seeded, base[:, n], tuned[:, n], documents) for n in range(len(population.metrics)))
+        yield {name: outcome for name, outcome in zip(population.metrics, judged) if outcome}
+
+
+def judge_run(settings: EvaluateSection, base: np.ndarray, tuned: np.ndarray, documents: np.ndarray) -> Outcome | None:
+    """Compare and judge as evaluate.py does."""
+    found = compare_pairs(
+        to_lists(base), to_lists(tuned), [str(number) for number in documents], confidence=settings.confidence,
+        samples=settings.bootstrap_samples, seed=settings.seed,
+    )
+    if found is None:
+        return None
+    words = [judge(found, smallest, settings.confidence).word for smallest in (settings.smallest_difference, 0.0)]
+    return Outcome(found, float(np.nanstd(tuned - base)), *words)
+
+
+def find_alarms(run: dict[str, Outcome], settings: EvaluateSection) -> tuple[bool, bool]:
+    """Whether the first page would call a metric other than the primary worse: as confirmed, and as a hint at least."""
+    others = {name: outcome for name, outcome in run.items() if name != settings.primary_metric}
+    corrected = correct_holm({name: outcome.found.p_value for name, outcome in others.items()})
+    worse = [name for name, outcome in others.items() if outcome.bare_word == "worse"]
+    return any(corrected[name] <= 1 - settings.confidence + 1e-9 for name in worse), bool(worse)
+
+
+# -----------------------------------------------------------------------------
+# The table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric in one scenario, as shares of the runs; `spread` is the mean of the paired standard deviations."""
+
+    verdicts: float
+    better: float
+    bare: float
+    spread: float
+    documents: float
+
+
+def summarise_runs(runs: Sequence[dict[str, Outcome]], metric: str) -> Row | None:
+    """None where the metric applied to no run."""
+    outcomes = [run[metric] for run in runs if metric in run]
+    if not outcomes:
+        return None
+
+    def share(true: Iterable[bool]) -> float:
+        return sum(true) / len(outcomes)
+
+    return Row(
+        verdicts=share(o.word in ("better", "worse") for o in outcomes), better=share(o.word == "better" for o in outcomes),
+        bare=share(o.bare_word in ("better", "worse") for o in outcomes), spread=float(np.mean([o.spread for o in outcomes])),
+        documents=float(np.median([o.found.groups for o in outcomes])),
+    )
+
+
+def measure(population: Population, settings: EvaluateSection, runs: int, questions: int) -> dict[str, Any]:
+    """Each scenario's rows by metric, each metric in runs of its own; and the share of runs with a false alarm."""
+    rows: dict[str, dict[str, Row | None]] = {name: {} for name in SCENARIOS}
+    alarms: dict[str, tuple[float, float]] = {}
+    metrics = [population.narrow(metric) for metric in population.metrics]
+    total = runs * (len(SCENARIOS) * len(metrics) + len(FALSE))
+    with show_progress(total, "judging", "run") as progress:
+
+        def play(drawn: Population, scenario: str) -> list[dict[str, Outcome]]:
+            done = []
+            for run in simulate(drawn, settings, SCENARIOS[scenario], runs, questions):
+                done.append(run)
+                progress.advance(note=scenario)
+            return done
+
+        for scenario in SCENARIOS:
+            for drawn in metrics:
+                rows[scenario][drawn.metrics[0]] = summarise_runs(play(drawn, scenario), drawn.metrics[0])
+        for scenario in FALSE:
+            found = [find_alarms(run, settings) for run in play(population, scenario)]
+            alarms[scenario] = tuple(np.mean(found, axis=0).tolist())
+    return {"rows": rows, "alarms": alarms}
+
+
+def describe(population: Population, settings: EvaluateSection, found: dict[str, Any], args: argparse.Namespace) -> str:
+    """The result as Markdown."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "xllamacpp"))
+    drawn = {name: population.narrow(name) for name in population.metrics}
+    return "\n".join([
+        f"{date.today()}, CPU ({platform.machine()}, {platform.system()}), Python {platform.python_version()}, {versions}.",
+        f"{args.runs:,} runs of {args.questions} questions each, whole documents drawn from {len(population.groups)} questions "
+        f"about {len(set(population.groups))} documents with {len(population.base)} answers of the base; smallest difference "
+        f"{settings.smallest_difference:g}, confidence {settings.confidence:.0%}, {settings.bootstrap_samples:,} resamples:",
+        "",
+        f"| metric | questions | documents in a run | base | {' | '.join(f'{name} | {WORDS[name]}' for name in SCENARIOS)} |",
+        f"|---|---|---|---{'|---|---' * len(SCENARIOS)}|",
+        *(
+            f"| {name} | {len(drawn[name].groups)} | {found['rows'][FALSE[0]][name].documents:.0f} | "
+            + f"{np.nanmean(drawn[name].base):.3f} | "
+            + " | ".join(cell for scenario in SCENARIOS for cell in show(scenario, found["rows"][scenario][name])) + " |"
+            for name in population.metrics
+        ),
+        "",
+        *(f"- {name}: {'met' if met else 'MISSED'}" for name, met in check_bars(found).items()),
+        *(
+            f"- {name}, first page: another metric called worse in {confirmed:.1%} of the runs as confirmed, in {hinted:.1%} "
+            "as a hint at least"
+            for name, (confirmed, hinted) in found["alarms"].items()
+        ),
+    ])
+
+
+def show(scenario: str, row: Row | None) -> tuple[str, str]:
+    """Two cells: false verdicts with and without the smallest difference, or the spread and the lifts found."""
+    if row is None:
+        return "-", "-"
+    return (f"{row.verdicts:.1%}", f"{row.bare:.1%}") if scenario in FALSE else (f"{row.better:.1%}", f"{row.spread:.3f}")
+
+
+def check_bars(found: dict[str, Any]) -> dict[str, bool]:
+    """Each bar in words, and whether every metric met it. A lift counts where the paired SD is at most WIDEST."""
+    bars = {}
+    for name, rows in found["rows"].items():
+        if name in FALSE:
+            bars[f"{name}, a verdict in at most {MOST_FALSE:.0%}"] = all(r.verdicts <= MOST_FALSE for r in rows.values() if r)
+        else:
+            counted = [row for row in rows.values() if row and row.spread <= WIDEST]
+            words = f"{name}, found in at least {LEAST_FOUND:.0%} ({len(counted)} metrics with SD up to {WIDEST:g})"
+            bars[words] = all(row.better >= LEAST_FOUND for row in counted)
+    return bars
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    args = parse_args(arguments)
+    config = load_config(args.config)
+
+    # ---------------------------------------------------------------------------
+    # Answers
+    folder = args.answers or config.work_dir / "calibration"
+    if not args.answers:
+        require_run(config, args.config)
+    rows = load_rows(config)
+    if not args.answers:
+        record_answers(config, rows, folder, args.temperature)
+
+    # ---------------------------------------------------------------------------
+    # Scores, which hold no text, then runs
+    population = make_population(config, rows, folder)
+    if not args.answers:
+        write_json_atomic(folder / "scores.json", population.to_row())
+    found = measure(population, config.evaluate, args.runs, args.questions)
+    print(describe(population, config.evaluate, found, args))
+    return found
+
+
+if __name__ == "__main__":
+    run(main)

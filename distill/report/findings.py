@@ -1,0 +1,174 @@
+"""What a reader must know before any table: one plain sentence each, the gravest kind first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from distill.config import EvaluateSection
+from distill.report.statistics import Comparison, judge
+
+if TYPE_CHECKING:
+    from distill.report.results import Results
+
+SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by less
+NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
+OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
+
+Kind = Literal["control", "failures", "worse", "forgot", "memorised", "smoke", "sample", "opinions", "speed"]
+Level = Literal["bad", "warn", "info"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the first page."""
+
+    kind: Kind
+    level: Level
+    text: str
+
+
+def list_findings(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> list[Finding]:
+    """Everything for the first page, in the order in which it is shown; empty when there is nothing to add to the verdict."""
+    finders: tuple[Callable[..., Iterator[Finding]], ...] = (
+        find_control, find_failures, find_worse_primary, find_worse_metrics, find_forgetting, find_memories, find_smoke,
+        find_small_sample, find_other_opinions, find_slowness,
+    )
+    return [finding for finder in finders for finding in finder(settings, results, conditions)]
+
+
+def find_control(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A missing base."""
+    if results.verdict.word == "no control":
+        yield Finding("control", "bad", (
+            "There is no base model to compare with, so nobody can tell what the fine-tuning changed: set export.export_base: "
+            "true, run  python export_gguf.py --overwrite  and evaluate again."
+        ))
+
+
+def find_failures(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """Calls that gave no answer, over all sets."""
+    failed: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for found in results.results.values():
+        failed.update(found.failures)
+        asked.update(dict.fromkeys(found.failures, found.questions))
+    parts = [f"{number} of {asked[side]} to {NAMES[side]}" for side, number in failed.items() if number]
+    if parts:
+        yield Finding("failures", "warn", f"Some calls failed: {', '.join(parts)}. Those questions count for neither side.")
+
+
+# -----------------------------------------------------------------------------
+# What got worse
+
+
+def find_worse_primary(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A verdict "worse", on the held-out questions or on the user's own cases."""
+    for name, words in OWN_SETS.items():
+        found = results.results.get(name)
+        if found and found.verdict.word == "worse":
+            change = describe_change(found.primary, found.metrics[found.primary])
+            yield Finding("worse", "bad", f"Worse on {words}: {change}.")
+
+
+def find_worse_metrics(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """The other metrics that a verdict could rest on and whose interval lies wholly on the worse side.
+
+    Confirmed by the sign test after Holm's correction a drop is "bad". Without that it is shown all the same, as a hint: with
+    few documents no corrected test can confirm anything, and an unseen loss costs more than a false alarm.
+    """
+    main = results.results["heldout"]
+    measures = results.sets["heldout"].measures
+    for name, comparison in main.metrics.items():
+        if name == main.primary or not measures[name].decides or not is_measurably_worse(settings, comparison):
+            continue
+        text = f"Worse on {describe_change(name, comparison)}"
+        if comparison.p_holm is not None and comparison.p_holm <= 1 - settings.confidence + 1e-9:
+            yield Finding("worse", "bad", f"{text}.")
+        else:
+            yield Finding("worse", "warn", f"{text}. Among so many metrics that may be chance.")
+
+
+def find_forgetting(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A drop on the general questions beyond noise, however small."""
+    found = results.results.get("general")
+    if found and is_measurably_worse(settings, found.metrics[found.primary]):
+        change = describe_change(found.primary, found.metrics[found.primary])
+        yield Finding("forgot", "bad", f"The tuned model forgot what its base could do: {change}.")
+
+
+def is_measurably_worse(settings: EvaluateSection, comparison: Comparison | None) -> bool:
+    """Whether chance is an unlikely reason for a loss of any size."""
+    return judge(comparison, 0.0, settings.confidence).word == "worse"
+
+
+def describe_change(name: str, comparison: Comparison) -> str:
+    """A metric's two means, the difference and its interval."""
+    low, high = comparison.interval
+    return (
+        f"{name.replace('_', ' ')} {comparison.tuned:.3f}, the base {comparison.base:.3f}, "
+        f"difference {comparison.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    )
+
+
+# -----------------------------------------------------------------------------
+# What leaked
+
+
+def find_memories(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """Strings of the training rows that the tuned model gives away, in the words of distill.cases.memorised."""
+    notes = results.results["memory"].notes if "memory" in results.results else {}
+    if notes.get("level") in ("bad", "warn"):
+        yield Finding("memorised", notes["level"], notes["text"])
+
+
+# -----------------------------------------------------------------------------
+# How far to trust it
+
+
+def find_smoke(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """Runs for trying out: conditions["limit"] questions of a set alone, or conditions["smoke_run"], an adapter made so."""
+    if conditions.get("limit"):
+        yield Finding("smoke", "warn", f"A smoke run: only the first {conditions['limit']} questions were asked (--limit).")
+    if conditions.get("smoke_run"):
+        yield Finding("smoke", "warn", "The tuned model comes from a smoke run (--limit): for trying out only.")
+
+
+def find_small_sample(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """No verdict, and no sample that would likely have given one for a difference that matters."""
+    main = results.results["heldout"]
+    primary = main.metrics[main.primary]
+    if results.verdict.word != "no measurable difference" or primary is None or primary.detectable is None:
+        return
+    if primary.detectable > settings.smallest_difference:
+        yield Finding("sample", "info", (
+            f"{primary.pairs} questions from {primary.groups} documents would likely have shown a difference of "
+            f"{primary.detectable:.3f} or more; a smaller one, down to the {settings.smallest_difference:g} that matters, "
+            "could be there all the same. More held-out documents would tell."
+        ))
+
+
+def find_other_opinions(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A judge, or people, who measurably prefer the side that the verdict does not."""
+    for who, counts in (("The judge", results.judge), ("People who voted blind", results.votes)):
+        p_value = counts and counts.get("p_value")
+        if p_value is None or p_value > 1 - settings.confidence + 1e-9:
+            continue
+        preferred = "tuned" if counts["tuned"] > counts["base"] else "base"
+        if preferred != {"better": "tuned", "worse": "base"}.get(results.verdict.word):
+            yield Finding("opinions", "bad" if preferred == "base" else "info", (
+                f"{who} preferred {NAMES[preferred]}: {counts[preferred]} times, against "
+                f"{counts['base' if preferred == 'tuned' else 'tuned']} (ties: {counts['tie']})."
+            ))
+
+
+def find_slowness(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A tuned model that writes much more slowly than its base, which has as many weights."""
+    base, tuned = (results.speed.get(side, {}).get("tokens_per_second") for side in ("base", "tuned"))
+    if base and tuned and tuned < SLOWER * base:
+        yield Finding("speed", "info", (
+            f"The tuned model wrote {tuned:.1f} tokens a second, its base {base:.1f}: files of one size should be alike, so "
+            "the machine was busy or the files differ."
+        ))

@@ -1,0 +1,177 @@
+"""The first page says first what matters most, and says nothing that chance alone explains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.cases.case_set import Measure
+from distill.config import Config
+from distill.report.findings import list_findings
+from distill.report.results import Results, compare
+from tests.report.answers import make_config, make_results, make_votes
+from tests.report.test_results import compare_numbers, make_number_set, say
+
+FAST = "evaluate: {bootstrap_samples: 500}\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return make_config(tmp_path, FAST)
+
+
+def find(config: Config, results: Results, **conditions: object) -> list[tuple[str, str]]:
+    return [(finding.kind, finding.level) for finding in list_findings(config.evaluate, results, conditions)]
+
+
+def tell(config: Config, results: Results, kind: str, **conditions: object) -> str:
+    return " ".join(found.text for found in list_findings(config.evaluate, results, conditions) if found.kind == kind)
+
+
+def quiet(results: Results) -> Results:
+    """Without what made-up answers take."""
+    return replace(results, speed={})
+
+
+def test_nothing_to_add_says_nothing(config: Config) -> None:
+    base = [0.2 + 0.05 * (n % 3) for n in range(12)]
+    assert find(config, quiet(compare_numbers(config, base, [value + 0.4 for value in base]))) == []
+
+
+def test_order_is_fixed_and_the_missing_control_is_first(config: Config) -> None:
+    kinds = [kind for kind, _ in find(config, make_results(config, control=False, more=True), limit=5, smoke_run=True)]
+    assert kinds == ["control", "failures", "memorised", "smoke", "smoke"]
+    kinds = [kind for kind, _ in find(config, make_results(config, more=True), limit=5)]
+    assert kinds == ["failures", "forgot", "memorised", "smoke", "speed"]
+
+
+def test_failures_are_counted_over_all_sets(config: Config) -> None:
+    results = make_results(config, more=True)
+    asked = sum(len(cases.questions) for cases in results.sets.values())
+    assert f"3 of {asked} to the tuned model" in tell(config, results, "failures")
+    assert "the base" not in tell(config, results, "failures")
+
+
+def test_a_worse_primary_is_said_with_its_figures(config: Config) -> None:
+    results = compare_numbers(config, [0.7, 0.8] * 6, [0.2, 0.4] * 6)
+    text = tell(config, results, "worse")
+    assert ("worse", "bad") in find(config, results)
+    assert "0.300" in text and "0.750" in text and "-0.450" in text
+
+
+@pytest.mark.parametrize("name", ["own", "golden"])
+def test_worse_on_the_users_own_cases_is_said(config: Config, name: str) -> None:
+    measures = {"m": Measure("", decides=True)}
+    results = make_results(config)
+    cases = make_number_set(name, list("abcdefgh"), measures)
+    answers = {(name, "base"): say("base", [0.9] * 8, name), (name, "tuned"): say("tuned", [0.2] * 8, name)}
+    both = compare(config, [results.sets["heldout"], cases], {**results.answers, **answers})
+    assert both.verdict.word == "better" and ("worse", "bad") in find(config, both)
+
+
+OTHERS = {"primary": Measure("", decides=True), "other": Measure("", decides=True)}
+
+
+def compare_other(config: Config, base: list[float], tuned: list[float], measures: dict[str, Measure] | None = None) -> Results:
+    """The primary metric is better; the second one has these scores."""
+    results = compare_numbers(config, [0.1] * len(base), [0.8] * len(base), measures=measures or OTHERS)
+    cases = results.sets["heldout"]
+    numbers = {"base": base, "tuned": tuned}
+
+    def score(answers: list) -> list:
+        side = numbers[answers[0].side]
+        return [{"primary": 0.1 if answers[0].side == "base" else 0.8, "other": value} for value in side]
+
+    return compare(config, [replace(cases, score=score)], results.answers)
+
+
+def test_a_drop_that_the_corrected_test_confirms_is_a_problem(config: Config) -> None:
+    results = compare_other(config, [0.9, 0.8] * 10, [0.5, 0.6] * 10)
+    assert results.verdict.word == "better" and ("worse", "bad") in find(config, quiet(results))
+    assert "chance" not in tell(config, results, "worse")
+
+
+def test_a_drop_that_only_the_interval_shows_is_a_hint(config: Config) -> None:
+    tuned = [0.1] * 7 + [0.61] * 6 + [0.6] * 3  # seven big losses, six tiny wins: no sign test can confirm that
+    results = compare_other(config, [0.6] * 16, tuned)
+    assert ("worse", "warn") in find(config, results) and "may be chance" in tell(config, results, "worse")
+
+
+@pytest.mark.parametrize(("base", "tuned"), [
+    ([0.6] * 12, [0.1, 0.9] * 6),  # noise
+    ([0.6] * 12, [0.9] * 12),  # better
+    ([0.6] * 4, [0.1] * 4),  # too few documents to say anything
+])
+def test_other_metrics_that_are_not_measurably_worse_are_not_mentioned(config: Config, base: list, tuned: list) -> None:
+    assert "worse" not in dict(find(config, compare_other(config, base, tuned)))
+
+
+def test_metrics_that_never_decide_are_not_mentioned(config: Config) -> None:
+    measures = {"primary": Measure("", decides=True), "other": Measure("")}
+    assert "worse" not in dict(find(config, compare_other(config, [0.9] * 12, [0.1] * 12, measures)))
+
+
+def test_more_of_what_should_be_rare_is_worse(config: Config) -> None:
+    measures = {"primary": Measure("", decides=True), "other": Measure("", decides=True, higher_is_better=False)}
+    assert ("worse", "bad") in find(config, compare_other(config, [0.1] * 12, [0.9] * 12, measures))
+    assert "worse" not in dict(find(config, compare_other(config, [0.9] * 12, [0.1] * 12, measures)))
+
+
+def test_forgetting_counts_beyond_noise_however_small(config: Config) -> None:
+    heldout = make_results(config)
+    general = make_number_set("general", [str(n) for n in range(200)], {"general_right": Measure("", decides=True)})
+
+    def ask(lost: int) -> Results:
+        numbers = {"base": [1.0] * 200, "tuned": [0.0] * lost + [1.0] * (200 - lost)}
+        answers = {("general", side): say(side, given, "general") for side, given in numbers.items()}
+        return compare(config, [heldout.sets["heldout"], general], {**heldout.answers, **answers})
+
+    assert ("forgot", "bad") in find(config, ask(9)) and ask(9).results["general"].verdict.word == "no measurable difference"
+    assert "forgot" not in dict(find(config, ask(1)))
+
+
+def test_memories_are_told_in_the_words_of_the_probe(config: Config) -> None:
+    results = make_results(config, more=True)
+    assert tell(config, results, "memorised") == results.results["memory"].notes["text"]
+    found = results.results["memory"]
+    calm = replace(results, results={**results.results, "memory": replace(found, notes={**found.notes, "level": "info"})})
+    assert "memorised" not in dict(find(config, calm))
+
+
+@pytest.mark.parametrize(("conditions", "words"), [
+    ({"limit": 10}, "first 10 questions"), ({"smoke_run": True}, "for trying out only"), ({"limit": None}, ""),
+])
+def test_smoke_runs_say_so(config: Config, conditions: dict, words: str) -> None:
+    text = tell(config, make_results(config), "smoke", **conditions)
+    assert words in text and bool(text) == bool(words)
+
+
+def test_a_small_sample_tells_what_it_could_have_shown(config: Config) -> None:
+    results = compare_numbers(config, [0.5] * 10, [0.3, 0.7] * 5)
+    detectable = results.results["heldout"].metrics["m"].detectable
+    assert f"{detectable:.3f}" in tell(config, results, "sample") and ("sample", "info") in find(config, results)
+    assert "sample" not in dict(find(config, compare_numbers(config, [0.5] * 400, [0.49, 0.51] * 200)))
+    assert "sample" not in dict(find(config, compare_numbers(config, [0.2, 0.1] * 5, [0.8, 0.9] * 5)))
+
+
+@pytest.mark.parametrize(("counts", "level"), [
+    ({"tuned": 3, "base": 20, "p_value": 0.001}, "bad"),
+    ({"tuned": 20, "base": 3, "p_value": 0.001}, None),  # agrees with the verdict
+    ({"tuned": 3, "base": 5, "p_value": 0.7}, None),  # chance
+    ({"tuned": 0, "base": 0, "p_value": None}, None),
+])
+def test_people_or_a_judge_who_disagree_with_the_verdict_are_heard(config: Config, counts: dict, level: str | None) -> None:
+    better = make_results(config)
+    for who in ("judge", "votes"):
+        told = dict(find(config, replace(better, **{who: {**make_votes(), **counts}})))
+        assert told.get("opinions") == level
+
+
+def test_a_slow_tuned_model_is_noted(config: Config) -> None:
+    results = make_results(config)
+    assert ("speed", "info") in find(config, results)
+    even = {side: {"tokens_per_second": 40.0} for side in ("base", "tuned")}
+    assert "speed" not in dict(find(config, replace(results, speed=even)))
+    assert "speed" not in dict(find(config, replace(results, speed={**even, "base": {"tokens_per_second": None}})))
