@@ -70,7 +70,10 @@ def switch_hybridrag(config: Config, side: Side, path: Path) -> None:
     """Write a model's name into HybridRAG3's config. Raises PipelineError when gguf/ does not hold it."""
     from distill.switching import switch_model
 
-    model = require_manifest(config.gguf_dir, "export_gguf.py", config)["details"]["models"].get(side)
+    manifest = config.gguf_dir / FILE_NAME  # read, not verified: that would hash gigabytes for one name
+    if not manifest.is_file():
+        raise PipelineError(f"{manifest} is missing: run  python export_gguf.py  first")
+    model = read_json(manifest)["details"]["models"].get(side)
     if not model:
         raise PipelineError(f"gguf/ holds no {side} model: set export.export_base: true, export again with --overwrite")
     print("\n".join(switch_model(path, model["ollama_name"])))

@@ -147,10 +147,19 @@ def test_a_smoke_run_is_told_by_every_later_stage(chain: Path) -> None:
 
 def test_both_sides_of_the_evaluation_were_asked(chain: Path) -> None:
     work = chain.parent / "work"
-    answers = [json.loads(line) for line in (work / "evaluation" / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (work / "evaluation" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [answer for answer in map(json.loads, lines) if answer["set"] == "heldout"]
     heldout = (work / "training_data" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     assert [answer["side"] for answer in answers].count("base") == len(heldout) > 0
     assert [answer["side"] for answer in answers].count("tuned") == len(heldout)
+
+
+def test_both_models_can_be_asked_one_question_and_nothing_is_written(chain: Path) -> None:
+    folder = chain.parent / "work" / "evaluation"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, printed = call("evaluate.py", chain, "--ask", "What does the pump need?")
+    assert code == 0 and "base" in printed and "tuned" in printed, printed
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 # -----------------------------------------------------------------------------

@@ -47,9 +47,10 @@ def refuses(case: Case) -> bool:
     if not prompt.refusal:
         return False
     statements = [statement.text for statement in list_statements(prompt, case.said) if statement.text]
-    if is_refusal(prompt, case.text) or any(is_prescribed(prompt, text) for text in [*statements, *case.said.splitlines()]):
+    texts = [*statements, *map(str.strip, case.said.splitlines())]  # a line behind a title or a list is no new paragraph
+    if is_refusal(prompt, case.text) or any(is_prescribed(prompt, text) for text in texts):
         return True
-    if not any(tells_nothing(text) for text in statements):
+    if not any(tells_nothing(text) for text in texts):
         return False
     if expects_refusal(case.row):
         return not any(says_something(text) for text in statements)

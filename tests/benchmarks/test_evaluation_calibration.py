@@ -12,18 +12,16 @@ from benchmarks.evaluation_calibration import (
     LEAST_FOUND,
     MOST_FALSE,
     SCENARIOS,
-    Population,
     check_bars,
     draw_rows,
     find_alarms,
     find_part,
     main,
     measure,
-    record_answers,
-    score_population,
     simulate,
     summarise_runs,
 )
+from benchmarks.recorded_scores import Population, record_answers, score_population
 from demo.minilm import find_minilm
 from distill.config import Config, EvaluateSection
 from distill.errors import PipelineError

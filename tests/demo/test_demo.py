@@ -17,11 +17,14 @@ import yaml
 
 from distill.config import load_config
 from distill.records import load_examples
+from tests.report.browser import find_browser, take_screenshot
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo"
 OFFLINE = Path(__file__).parent / "offline"
 SCRIPTS = ("generate_training_data.py", "finetune.py", "export_gguf.py", "evaluate.py")
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +46,7 @@ def write_config(path: Path, world: Path, **finetune: object) -> Path:
     values = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
     values["work_dir"] = "run"
     values["generate"]["questions_file"] = (DEMO / "questions.yaml").as_posix()
+    values["evaluate"]["golden_cases"] = [(DEMO / "golden.json").as_posix()]
     values["generate"]["index_folder"] = (world / "index").as_posix()
     values["finetune"] |= {"base_model": (world / "student").as_posix(), **finetune}
     for section in ("generate", "evaluate"):
@@ -106,6 +110,23 @@ def test_report_shows_both_sides(demo: tuple[Path, str]) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert {answer["side"] for answer in answers} == {"base", "tuned"} and not any(answer["error"] for answer in answers)
     assert page.count("[Source 1]") > 30 and "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_every_set_of_questions_was_asked_in_one_load_of_each_model(demo: tuple[Path, str]) -> None:
+    summary = read_summary(demo[0])
+    assert summary["conditions"]["loads"] == {"base": 1, "tuned": 1}
+    assert set(summary["sets"]) == {"golden", "general", "memory"}
+    assert summary["sets"]["memory"]["notes"]["canaries_planted"] == load_config(demo[0]).generate.canaries > 0
+
+
+@pytest.mark.skipif(not find_browser(), reason="no Chromium is installed")
+def test_the_first_page_is_the_picture_in_the_readme(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """DISTILL_PICTURE=docs/report.png in the environment puts the new picture there."""
+    target = Path(os.environ.get("DISTILL_PICTURE") or tmp_path / "report.png").absolute()
+    take_screenshot(load_config(demo[0]).evaluation_dir / "report.html", target)
+    taken, pictured = target.read_bytes(), (DEMO.parent / "docs" / "report.png").read_bytes()
+    assert taken.startswith(PNG) and taken[16:24] == pictured[16:24], "another size"
+    assert len(taken) > 30_000, "an empty page"
 
 
 def test_demo_keeps_off_folders_that_are_not_its_own(tmp_path: Path) -> None:

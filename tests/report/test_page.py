@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from distill.cases.case_set import CaseSet, Source
 from distill.records import Answer
 from distill.report.page import format_signed, format_stamp, hash_inline, render_page
-from distill.report.page_cards import make_cards
+from distill.report.page_cards import make_cards, make_marks
 from distill.report.page_figures import Axis, divide, tone
 from distill.report.page_story import count_failures, explain_interval, list_checks
 from tests.report.answers import make_config
-from tests.report.worlds import PARTS, make_world
+from tests.report.worlds import PARTS, make_sets, make_world
 
 VOID = {"meta", "input", "br", "rect", "line", "circle", "col"}
 HOSTILE = [
@@ -271,6 +271,15 @@ def test_cards_carry_filters_and_figures(folder: Path) -> None:
         assert ("improved" in card["data-tags"]) == (gain > 0) and ("worse" in card["data-tags"]) == (gain < 0)
     assert "refused" in cards[5]["data-tags"] and "refused" not in cards[4]["data-tags"]
     assert not any("data-votable" in card for card in cards if card["data-set"] == "general")
+
+
+def test_a_mark_is_green_where_tuned_is_better_also_where_less_is(folder: Path) -> None:
+    cases = make_sets(1, 0.0)[0]
+    base, tuned = {"correctness": 0.5, "wrong_refusal": 1.0, "grounding": 0.5}, {"correctness": 0.2, "wrong_refusal": 0.0}
+    chosen = replace(cases, measures={name: replace(m, decides=True) for name, m in cases.measures.items()})
+    assert {mark.name: mark.tone for mark in make_marks(chosen, {"base": base, "tuned": tuned})} == {
+        "correctness": "down", "wrong_refusal": "up", "grounding": "flat",
+    }
 
 
 def test_an_answer_stands_on_the_page_letter_by_letter(folder: Path) -> None:

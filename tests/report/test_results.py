@@ -223,7 +223,7 @@ def test_refusals_are_left_out_where_none_is_configured(tmp_path: Path) -> None:
 
 def test_speed_has_medians_of_times_and_means_of_lengths() -> None:
     answers = [
-        make_answer("a", "base", "one two", answer_tokens=10, answer_seconds=1.0, first_token_seconds=0.1, seconds=1.0),
+        make_answer("a", "base", "one two", answer_tokens=10, answer_seconds=1.0, first_token_seconds=0.1, seconds=1.25),
         make_answer("b", "base", "one", answer_tokens=40, answer_seconds=2.0, first_token_seconds=0.2, seconds=3.0),
         make_answer("c", "base", "one two three", answer_tokens=10, answer_seconds=2.0, first_token_seconds=9.0, seconds=20.0),
         make_answer("d", "base", error="timed out", seconds=600.0),
