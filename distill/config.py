@@ -71,7 +71,7 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
-MODEL_KEYS = ("base_model", "model")  # hub ids, or folders as absolute paths: see resolve_model
+MODEL_KEYS = ("base_model", "model", "stock_model")  # names, or absolute paths: see resolve_model
 ConfigPath = Annotated[Path, AfterValidator(resolve_path)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(resolve_model)]
 BaseUrl = Annotated[str, AfterValidator(check_url)]
@@ -416,7 +416,9 @@ def strip_paths(value: Any, work_dir: Path) -> Any:
     """Replace every absolute path in nested plain values by what may leave the machine."""
     if isinstance(value, dict):
         return {
-            key: name_path(Path(item), work_dir) if key in MODEL_KEYS and os.path.isabs(item) else strip_paths(item, work_dir)
+            key: name_path(Path(item), work_dir)
+            if key in MODEL_KEYS and item and os.path.isabs(item)
+            else strip_paths(item, work_dir)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):

@@ -215,3 +215,8 @@ def test_config_is_frozen(tmp_path: Path) -> None:
     config = load_text(tmp_path, "")
     with pytest.raises(Exception, match="frozen"):
         config.finetune.seed = 1
+
+
+def test_a_stock_model_outside_the_work_folder_is_described_by_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"evaluate: {{stock_model: {(tmp_path.parent / 'today.gguf').as_posix()}}}")
+    assert load_config(tmp_path / "config.yaml").describe("evaluate")["stock_model"] == "today.gguf"

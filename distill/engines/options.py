@@ -7,6 +7,7 @@ from typing import Any
 
 from distill.cases.case_set import Question
 from distill.config import Config
+from distill.files import sha256_text
 
 Options = Mapping[str, Any]
 
@@ -21,5 +22,12 @@ def make_options(config: Config) -> dict[str, Any]:
 
 
 def options_for(question: Question, options: Options) -> dict[str, Any]:
-    """The options with the question's own longest answer, if it has one."""
-    return {**options, "num_predict": question.max_tokens or options["num_predict"]}
+    """The options with the question's own longest answer, if it has one, and above temperature 0 with a seed of its own.
+
+    With one seed for all, the sampler throws the same dice at every question: all answers would be lucky or unlucky together.
+    Base and tuned get the same seed for the same question.
+    """
+    own = {**options, "num_predict": question.max_tokens or options["num_predict"]}
+    if options["temperature"] > 0:
+        own["seed"] = int(sha256_text(f"{options['seed']}\n{question.set}\n{question.id}")[:8], 16) % 2**31
+    return own

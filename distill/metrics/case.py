@@ -39,6 +39,7 @@ class Case:
     finish_reason: str = "stop"
     similarity: float | None = None
     relevance: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what several scores need
 
     @cached_property
     def said(self) -> str:

@@ -58,6 +58,7 @@ LOOSE = frozenset(map(fold_word, ("after", "before", "above", "below", "under", 
 BETWEEN = re.compile(r"\s*(?:-|to|and|or|through|\u00b1|\.\.\.?|\u2026)\s*")
 WEIGHTS = {"word": 1.0, "name": 2.0, "value": 4.0}  # how much it tells that something stands with a value
 CLEARLY = 1.5  # times as much
+NEIGHBOURS = 3  # values on each side
 
 Token = tuple[str, str]  # the text; "value", "name", "word" or "border"
 
@@ -216,10 +217,11 @@ def list_neighbours(tokens: Sequence[Token], values: Sequence[Value]) -> list[di
         places = [at for at, (_, kind) in enumerate(part) if kind == "value"]
         own = [token for token in part[: places[0]] if is_telling(token)] if places else []
         head = own or head
-        numbers = {place: values[len(found) + count] for count, place in enumerate(places)}
-        for place in places:
-            others = {f"={value.scaled}": WEIGHTS["value"] for at, value in numbers.items() if at != place}
-            found.append(others | {token: WEIGHTS[kind] for token, kind in filter(is_telling, [*head, *part])})
+        here = values[len(found) : len(found) + len(places)]
+        around = {token: WEIGHTS[kind] for token, kind in filter(is_telling, [*head, *part])}
+        for at in range(len(places)):
+            others = [*here[max(0, at - NEIGHBOURS) : at], *here[at + 1 : at + 1 + NEIGHBOURS]]
+            found.append(around | {f"={value.scaled}": WEIGHTS["value"] for value in others})
     return found
 
 

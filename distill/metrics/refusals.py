@@ -43,9 +43,13 @@ def refuses(case: Case) -> bool:
     In words of its own it refuses only if nothing else in it answers: nothing that the reference answer says, and, where that
     refuses, nothing at all. False where no refusal is configured.
     """
-    prompt = case.row.prompt
-    if not prompt.refusal:
-        return False
+    if "refuses" not in case.notes:
+        case.notes["refuses"] = bool(case.row.prompt.refusal) and declines(case.row.prompt, case)
+    return case.notes["refuses"]
+
+
+def declines(prompt: PromptSection, case: Case) -> bool:
+    """See `refuses`."""
     statements = [statement.text for statement in list_statements(prompt, case.said) if statement.text]
     texts = [*statements, *map(str.strip, case.said.splitlines())]  # a line behind a title or a list is no new paragraph
     if is_refusal(prompt, case.text) or any(is_prescribed(prompt, text) for text in texts):

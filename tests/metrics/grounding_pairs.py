@@ -22,7 +22,8 @@ Inspect the fan every 6 months. Replace the air filter after 2,000 hours of oper
 battery pack holds 48 cells and must be stored between 10 C and 25 C. Torque the four mounting bolts to 12 Nm; the ground strap
 takes 4.5 Nm. Calibration is valid for 12 months. About 15% of failures come from the connector J7, 40 % from the fan.
 """)
-LINK = Source("/srv/docs/link_budget.md", """The path loss at 18 GHz over 36,000 km is 208.7 dB. The transmitter delivers 43 dBm into the feed.
+LINK = Source("/srv/docs/link_budget.md", """
+The path loss at 18 GHz over 36,000 km is 208.7 dB. The transmitter delivers 43 dBm into the feed.
 The receiver needs at least -97 dBm for a bit error rate below 1e-6. With a data rate of 10 Mbit/s the margin is 6 dB; at
 40 Mbit/s it shrinks to 1.5 dB. Rain at 25 mm/h costs another 8 dB. The figure of merit G/T is 14.2 dB/K.
 """)
@@ -34,13 +35,16 @@ port = 8443
 
 The cache holds 512 MB. Each worker uses 4 threads, and the queue accepts up to 10,000 jobs. Logs are kept for 90 days.
 """)
-RULES = Source("security_policy.pdf", """Passwords have at least 14 characters and expire after 60 days. Five failed logins lock an account for 30 minutes. Audit
-records are kept for three years under NIST SP 800-53. Data at rest is encrypted with AES-256; TLS 1.3 protects it in transit.
+RULES = Source("security_policy.pdf", """
+Passwords have at least 14 characters and expire after 60 days. Five failed logins lock an account for 30 minutes.
+Audit records are kept for three years under NIST SP 800-53. Data at rest is encrypted with AES-256; TLS 1.3 protects
+it in transit.
 Privileged sessions end after 15 minutes without input, ordinary ones after 45 minutes.
 """)
-PUMP = Source("pump.html", """The P-40 pump delivers 120 l/min at 3.5 bar. Its motor turns at 2,900 rpm and takes 7.5 kW from a 400 V supply. The oil
-temperature must stay below 85 \u00b0C; an alarm sounds at 80 \u00b0C. The P-60 pump delivers 180 l/min at 4 bar with a motor of 11 kW. Vibration
-above 7.1 mm/s stops either pump. The seal kit is 4711-A, the bearing set 4712-B.
+PUMP = Source("pump.html", """
+The P-40 pump delivers 120 l/min at 3.5 bar. Its motor turns at 2,900 rpm and takes 7.5 kW from a 400 V supply. The oil
+temperature must stay below 85 \u00b0C; an alarm sounds at 80 \u00b0C. The P-60 pump delivers 180 l/min at 4 bar with a
+motor of 11 kW. Vibration above 7.1 mm/s stops either pump. The seal kit is 4711-A, the bearing set 4712-B.
 """)
 
 PAIRS = [

@@ -25,10 +25,12 @@ def test_orders_answers(metric: str) -> None:
 
 EXACT = [
     ("citation_validity", "no tag", REFERENCE, 0.0), ("citation_validity", "no tag", "no tag either", 1.0),
-    ("citation_validity", "[Source 2] [Source 2] [Source 3]", "no tag", 0.5), ("citation_validity", "[Source 0]", REFERENCE, 0.0),
+    ("citation_validity", "[Source 2] [Source 2] [Source 3]", "no tag", 0.5),
+    ("citation_validity", "[Source 0]", REFERENCE, 0.0),
     ("citation_match", "no tag", "no tag either", 1.0), ("citation_match", "no tag", REFERENCE, 0.0),
     ("citation_match", "[Source 1] [Source 1]", REFERENCE, 2 / 3), ("citation_match", "[Source 1]", "no tag", 0.0),
-    ("citation_precision", "[Source 1] [Source 1] [Source 4]", REFERENCE, 0.5), ("citation_precision", "no tag", REFERENCE, 0.0),
+    ("citation_precision", "[Source 1] [Source 1] [Source 4]", REFERENCE, 0.5),
+    ("citation_precision", "no tag", REFERENCE, 0.0),
     ("citation_precision", "[Source 1]", "no tag", 0.0),
     ("citation_recall", "[Source 1] [Source 2] [Source 3]", REFERENCE, 1.0), ("citation_recall", "no tag", "no tag", 1.0),
     ("citation_recall", "no tag", REFERENCE, 0.0),

@@ -60,7 +60,10 @@ def test_unsupported(answer: str) -> None:
 
 
 def test_each_different_unsupported_claim_costs_once() -> None:
-    lies = ["The pump runs on kerosene from the tank.", "The bearing was designed by a company in Sweden.", "The seal is replaced by robots daily."]
+    lies = [
+        "The pump runs on kerosene from the tank.", "The bearing was designed by a company in Sweden.",
+        "The seal is replaced by robots daily.",
+    ]
     assert [ground(" ".join(lies[:count]), PUMP) for count in range(4)] == [1.0, 0.5, pytest.approx(1 / 3, abs=1e-6), 0.25]
     assert ground(" ".join(lies[:1] * 5), PUMP) == 0.5
 

@@ -17,7 +17,7 @@ ANSWERS = {
     "right": REFERENCE,
     "right in other words": "2400 MHz gives 12.5 dBi; at the band's edges the gain is 3 dB lower [Source 1] [Source 2].",
     "half right": "The gain is 12.5 dBi at 2.4 GHz [Source 1].",
-    "one number wrong": "The antenna gain is 11.5 dBi at 2.4 GHz [Source 1]. It falls by 3 dB at the edges of the band [Source 2].",
+    "one number wrong": "The antenna gain is 11.5 dBi at 2.4 GHz [Source 1]. At the edges it falls by 3 dB [Source 2].",
     "all wrong": "The antenna gain is 30 dBi at 9 GHz [Source 9].",
     "beside the question": "The X100 comes in two colours [Source 1].",
     "made up": "The antenna was designed in Finland by a team of thirty engineers.",
@@ -29,11 +29,11 @@ ANSWERS = {
 PADDINGS = {
     "courtesy": "I hope this helps! Let me know if you have any other questions.",
     "opening": "Sure, here is a detailed answer to your question, based on the documents that you provided.",
-    "hedge": "Please keep in mind that actual values may vary with conditions, and that the manufacturer should be consulted.",
-    "filler": "This is an important topic for many engineers. It is worth understanding it well. There are many things to consider.",
+    "hedge": "Please keep in mind that values may vary with conditions, and that the manufacturer should be consulted.",
+    "filler": "This is an important topic for many engineers. It is worth understanding well. There are things to consider.",
     "question": QUESTION,
     "question as a sentence": "You want to know the antenna gain of the X100 and how it changes over the band.",
-    "general knowledge": "Antennas turn electric power into radio waves. A larger antenna is usually more directive than a small one.",
+    "general knowledge": "Antennas turn power into radio waves. A larger one is usually more directive than a small one.",
     "source, unrelated": "The unit meets MIL-STD-810H. It weighs 3.2 kg.",
     "source, unrelated, too": "The radome is made of glass fibre. Paint must hold no metal.",
     "summary": "In summary, the above covers the main points that matter for a good understanding of the subject.",
@@ -97,7 +97,8 @@ def test_any_mix_of_paddings_raises_nothing(answer: str, reference: str, at: int
     assert_not_raised(ANSWERS[answer], join(parts, between), REFERENCES[reference])
 
 
-WORDS = st.sampled_from("so well indeed quite maybe people often think that things are good however it seems in fact we".split())
+CHATTER = "so well indeed quite maybe people often think that things are good however it seems in fact we"
+WORDS = st.sampled_from(CHATTER.split())
 
 
 @settings(deadline=None, max_examples=100)

@@ -10,7 +10,8 @@ from distill.metrics.table import TABLE, score_case
 from tests.metrics.worlds import REFERENCE, REFUSAL, make_case, score
 
 REFUSES = [
-    REFUSAL, REFUSAL.upper(), f"  {REFUSAL.rstrip('.')}\n", f"Unfortunately, {REFUSAL.lower()}", f"Thank you for asking. {REFUSAL}",
+    REFUSAL, REFUSAL.upper(), f"  {REFUSAL.rstrip('.')}\n", f"Unfortunately, {REFUSAL.lower()}",
+    f"Thank you for asking. {REFUSAL}",
     f"Conclusion\n{REFUSAL}", f"{REFUSAL} Please ask the manufacturer.", f"{REFUSAL} [Source 1]",
     "The provided documents do not mention the gain.", "The sources don't contain this. Please ask somebody else about it.",
     "I'm sorry, but the context does not specify the gain.", "I cannot find this in the documents.",

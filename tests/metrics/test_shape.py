@@ -66,7 +66,9 @@ def test_a_cut_off_answer_is_not_finished() -> None:
     ("reference_similarity", [
         REFERENCE, "At 2.4 GHz the gain of the antenna is 12.5 dBi.", "The X100 is a radio.", "Bread rises overnight."
     ]),
-    ("relevance", ["The antenna gain of the X100 changes little over the band.", "The X100 is a radio.", "Bread rises overnight."]),
+    ("relevance", [
+        "The antenna gain of the X100 changes little over the band.", "The X100 is a radio.", "Bread rises overnight."
+    ]),
 ])
 def test_the_real_embedder_orders_answers(tmp_path, metric: str, answers: list[str]) -> None:
     try:

@@ -60,18 +60,22 @@ def test_refuses_a_primary_metric_that_the_prompt_leaves_without_meaning(name: s
         require_metric(name, BARE)
 
 
-TEXT = st.text(max_size=60) | st.sampled_from([REFUSAL, REFERENCE, "[Source 1]", "[Source 99] x", "I cannot. No.", "- a\n- 5 V\n| x | 3 |"])
+ODD = [REFUSAL, REFERENCE, "[Source 1]", "[Source 99] x", "I cannot. No.", "- a\n- 5 V\n| x | 3 |"]
+TEXT = st.text(max_size=60) | st.sampled_from(ODD)
+SAID = st.text(min_size=1, max_size=80).filter(lambda text: strip_citations(PROMPT, text)) | st.sampled_from([REFERENCE, REFUSAL])
 
 
 @settings(deadline=None, max_examples=200)
-@given(answer=TEXT, reference=TEXT.filter(bool), question=TEXT, sources=st.booleans(), cosine=st.none() | st.floats(-1.01, 1.01))
+@given(
+    answer=TEXT, reference=TEXT.filter(bool), question=TEXT, sources=st.booleans(), cosine=st.none() | st.floats(-1.01, 1.01)
+)
 def test_scores_stay_within_bounds(answer: str, reference: str, question: str, sources: bool, cosine: float | None) -> None:
     case = make_case(answer, reference, question, SOURCES if sources else (), similarity=cosine, relevance=cosine)
     assert all(value is None or 0 <= value <= 1 for value in score_case(case).values())
 
 
 @settings(deadline=None, max_examples=100)
-@given(reference=(st.text(min_size=1, max_size=80) | st.sampled_from([REFERENCE, REFUSAL])).filter(lambda text: strip_citations(PROMPT, text)))
+@given(reference=SAID)
 def test_the_reference_answer_itself_scores_full_marks(reference: str) -> None:
     scores = score_case(make_case(reference, reference, "", similarity=1.0))
     for name in ("correctness", "citation_match", "citation_precision", "refusal_right", "reference_similarity"):

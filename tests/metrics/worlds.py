@@ -14,8 +14,10 @@ DECIDING = [name for name, metric in TABLE.items() if metric.measure.decides]
 QUESTION = "What is the antenna gain of the X100, and how does it change over the band?"
 REFERENCE = "The antenna gain is 12.5 dBi at 2.4 GHz [Source 1]. It falls by 3 dB at the edges of the band [Source 2]."
 SOURCES = (
-    Source("D:\\docs\\X100.pdf", "The X100 transmits 5 W. Its antenna gain is 12.5 dBi at 2.4 GHz. The unit meets MIL-STD-810H. It weighs 3.2 kg."),
-    Source("D:\\docs\\antenna.pdf", "At the edges of the band the gain falls by 3 dB. The radome is made of glass fibre. Paint must hold no metal."),
+    Source("D:\\docs\\X100.pdf",
+           "The X100 transmits 5 W. Its antenna gain is 12.5 dBi at 2.4 GHz. The unit meets MIL-STD-810H. It weighs 3.2 kg."),
+    Source("D:\\docs\\antenna.pdf",
+           "At the edges of the band the gain falls by 3 dB. The radome is made of glass fibre. Paint must hold no metal."),
 )
 
 
