@@ -76,7 +76,8 @@ NO_MESSAGES = (
     "nothing was changed", "a tensor embed_tokens.weight", "num_hidden_layers in config.json", "a list of ...",
     "the GGUF's in llama.cpp", "after ... comes ... instead of ...", "prompt.citation is empty", "prompt.refusal is empty",
     "none (no chunk above min_score)", "questions:, a list of *", "a list of rows, each with *", "... attempts)",
-    "no known price", "price not known", "the provider's list", "base in 4 bits", "base model files", "adapter to go on from", "... tokens", "[... x ...",
+    "no known price", "price not known", "the provider's list", "base in 4 bits", "base model files",
+    "adapter to go on from", "... tokens", "[... x ...",
     # good news
     "... parts have the sha256 that ... lists", "... questions in ... categories,", "... are for other requests *",
     "at most ... if nothing is repeated", "... requests a minute", "... at once, ... tokens/s each",
