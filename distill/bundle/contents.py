@@ -180,10 +180,10 @@ def render_card(name: str, jobs: Sequence[Job], files: Sequence[Entry], stages: 
         f"{card.tidy(base)}, tuned to answer questions from the chunks that HybridRAG3 puts into the prompt, for Ollama.",
         make_table(["file", "model", "quantisation", "bytes", "sha256"], rows),
         f"{describe_verification(stages)}\n"
-        "- **Private.** A tuned model can repeat what it was trained on: it is as confidential as the documents behind its rows. "
-        "No text of theirs stands in the other files of this bundle.\n"
-        "- **Licence:** the base model's, the terms under which the teacher's answers may be used for training, and who owns the "
-        "documents.",
+        "- **Private.** A tuned model can repeat what it was trained on: it is as confidential as the documents behind its "
+        "rows. No text of theirs stands in the other files of this bundle.\n"
+        "- **Licence:** the base model's, the terms under which the teacher's answers may be used for training, and who owns "
+        "the documents.",
         card.render_data(facts), card.render_losses(facts["losses"]), card.render_making(facts),
         "The manifest of that stage is manifests/adapters.json here.",
     ]

@@ -78,6 +78,9 @@ EXACT = [
     ("completeness", REFUSAL, REFERENCE, 0.0),
     ("completeness", "12.5 dBi", REFUSAL, None),
     ("completeness", "At the edges it falls by 3 dB.", REFERENCE, 0.5),
+    ("completeness", "12 kg.", "The pump weighs 12 kg.", 3 / 5),  # a value weighs as three words
+    ("completeness", "The pump weighs.", "The pump weighs 12 kg.", 2 / 5),
+    ("correctness", f"{REFUSAL} {REFERENCE}", REFERENCE, 0.0),  # answers and refuses in one
 ]
 
 
@@ -101,6 +104,24 @@ def test_an_answer_that_is_all_in_the_question_is_told_by_its_order() -> None:
     answers = ("Pump A feeds tank B.", "Tank B feeds pump A.")
     right, wrong = (score("correctness", answer, reference, question, ()) for answer in answers)
     assert right == 1.0 > wrong
+    assert score("correctness", "The first: pump A feeds tank B.", reference, question, ()) > wrong
+
+
+@pytest.mark.parametrize(("reference", "opposite"), [
+    ("The valve must not be opened while the pump runs hot.", "The valve must be opened while the pump runs hot."),
+    ("The valve may be opened while the pump runs.", "The valve may never be opened while the pump runs."),
+    ("Yes, the housing withstands salt water.", "No, the housing withstands salt water badly."),
+])
+def test_the_opposite_is_wrong_however_alike_it_sounds(reference: str, opposite: str) -> None:
+    assert score("correctness", opposite, reference, "What does the manual say?", ()) == 0.0
+    assert score("correctness", reference, reference, "What does the manual say?", ()) == 1.0
+
+
+def test_words_besides_the_right_ones_cost_a_little() -> None:
+    reference = "Stale entries would otherwise be served to readers."
+    more = f"{reference} Purple elephants wander through southern grassland seeking shade."
+    concise, rambling = (score("correctness", answer, reference, "Why?", ()) for answer in (reference, more))
+    assert concise == 1.0 > rambling > 0.6
 
 
 def test_a_number_of_something_else_is_no_answer() -> None:

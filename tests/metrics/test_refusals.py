@@ -43,6 +43,14 @@ def test_where_the_reference_refuses(text: str, expected: float) -> None:
     assert score("wrong_refusal", text, REFUSAL) is None
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Thank you. Not in my papers.", True), ("Sorry, that is not in my papers.", True), ("Not in my papers, friend.", True),
+    ("Who finds nothing is told to write not in my papers and no more.", False), ("Rule: not in my papers.", False),
+])
+def test_the_prompts_own_sentence_with_a_few_words_around_it(text: str, expected: bool) -> None:
+    assert refuses(make_case(text, prompt=PromptSection(refusal="Not in my papers."))) is expected
+
+
 def test_nothing_is_a_refusal_where_none_is_configured() -> None:
     prompt = PromptSection(refusal="")
     names = ("refusal_right", "right_refusal", "wrong_refusal")

@@ -62,7 +62,8 @@ def test_refuses_a_primary_metric_that_the_prompt_leaves_without_meaning(name: s
 
 ODD = [REFUSAL, REFERENCE, "[Source 1]", "[Source 99] x", "I cannot. No.", "- a\n- 5 V\n| x | 3 |"]
 TEXT = st.text(max_size=60) | st.sampled_from(ODD)
-SAID = st.text(min_size=1, max_size=80).filter(lambda text: strip_citations(PROMPT, text)) | st.sampled_from([REFERENCE, REFUSAL])
+TEXTS = st.text(min_size=1, max_size=80).filter(lambda text: strip_citations(PROMPT, text))
+SAID = TEXTS | st.sampled_from([REFERENCE, REFUSAL])
 
 
 @settings(deadline=None, max_examples=200)

@@ -295,7 +295,7 @@ def test_votes_outlive_a_reload_and_can_be_changed(visit: Visit) -> None:
     press(visit, "v", "1", "2")
     visit.page.reload()
     press(visit, "v")
-    assert visit.page.inner_text("#progress-text").startswith("2 of ")
+    assert visit.page.inner_text("#progress-text").startswith("2 of ") and not visit.page.locator("#ballot-note").is_visible()
     press(visit, "b")
     assert visit.page.locator("[data-choice=right]").get_attribute("aria-pressed") == "true"
     press(visit, "3", "b")
@@ -318,7 +318,7 @@ def test_a_new_voter_gets_other_sides_and_no_votes(visit: Visit) -> None:
 def test_a_browser_that_keeps_nothing_says_so_and_still_exports(browser, report: Path, tmp_path: Path) -> None:
     visit = Visit(browser, report, script=NO_STORAGE)
     press(visit, "v", "1")
-    assert "keeps nothing" in visit.page.inner_text("#ballot-note")
+    assert visit.page.locator("#ballot-note").is_visible() and "keeps nothing" in visit.page.inner_text("#ballot-note")
     assert len(export(visit, tmp_path / "votes.json")["votes"]) == 1
     visit.require_quiet()
     visit.close()
