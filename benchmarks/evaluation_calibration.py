@@ -246,7 +246,7 @@ def describe(population: Population, settings: EvaluateSection, found: dict[str,
             for name in population.metrics
         ),
         "",
-        *(f"- {name}: {'met' if met else 'MISSED'}" for name, met in check_bars(found).items()),
+        *(f"- {name}: {'met' if met else 'MISSED'}" for name, met in check_bars(found, settings.primary_metric).items()),
         *(
             f"- {name}, first page: another metric called worse in {confirmed:.1%} of the runs as confirmed, in {hinted:.1%} "
             "as a hint at least"
@@ -262,16 +262,22 @@ def show(scenario: str, row: Row | None) -> tuple[str, str]:
     return (f"{row.verdicts:.1%}", f"{row.bare:.1%}") if scenario in FALSE else (f"{row.better:.1%}", f"{row.spread:.3f}")
 
 
-def check_bars(found: dict[str, Any]) -> dict[str, bool]:
-    """Each bar in words, and whether every metric met it. A lift counts where the paired SD is at most WIDEST."""
+def check_bars(found: dict[str, Any], primary: str) -> dict[str, bool]:
+    """Each bar in words and whether it is met: by the primary metric, which decides, and by every one that could.
+
+    A lift counts where the paired SD is at most WIDEST. Where a bar is missed its words name the metrics.
+    """
     bars = {}
-    for name, rows in found["rows"].items():
-        if name in FALSE:
-            bars[f"{name}, a verdict in at most {MOST_FALSE:.0%}"] = all(r.verdicts <= MOST_FALSE for r in rows.values() if r)
+    for scenario, rows in found["rows"].items():
+        counted = {name: row for name, row in rows.items() if row and (scenario in FALSE or row.spread <= WIDEST)}
+        if scenario in FALSE:
+            bar, missed = f"a verdict in at most {MOST_FALSE:.0%}", {n for n, r in counted.items() if r.verdicts > MOST_FALSE}
         else:
-            counted = [row for row in rows.values() if row and row.spread <= WIDEST]
-            words = f"{name}, found in at least {LEAST_FOUND:.0%} ({len(counted)} metrics with SD up to {WIDEST:g})"
-            bars[words] = all(row.better >= LEAST_FOUND for row in counted)
+            bar, missed = f"found in at least {LEAST_FOUND:.0%}", {n for n, r in counted.items() if r.better < LEAST_FOUND}
+        if primary in counted:
+            bars[f"{scenario}, {bar}, {primary}"] = primary not in missed
+        names = f" ({', '.join(sorted(missed))})" if missed else ""
+        bars[f"{scenario}, {bar}, each of {len(counted)} metrics{names}"] = not missed
     return bars
 
 

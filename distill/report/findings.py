@@ -70,7 +70,7 @@ def find_worse_primary(settings: EvaluateSection, results: Results, conditions: 
         found = results.results.get(name)
         if found and found.verdict.word == "worse":
             change = describe_change(found.primary, found.metrics[found.primary])
-            yield Finding("worse", "bad", f"Worse on {words}: {change}.")
+            yield Finding("worse", "bad", f"Worse on {words}, {change}.")
 
 
 def find_worse_metrics(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def find_forgetting(settings: EvaluateSection, results: Results, conditions: Map
     found = results.results.get("general")
     if found and is_measurably_worse(settings, found.metrics[found.primary]):
         change = describe_change(found.primary, found.metrics[found.primary])
-        yield Finding("forgot", "bad", f"The tuned model forgot what its base could do: {change}.")
+        yield Finding("forgot", "bad", f"The tuned model forgot what its base could do, {change}.")
 
 
 def is_measurably_worse(settings: EvaluateSection, comparison: Comparison | None) -> bool:
@@ -108,8 +108,8 @@ def describe_change(name: str, comparison: Comparison) -> str:
     """A metric's two means, the difference and its interval."""
     low, high = comparison.interval
     return (
-        f"{name.replace('_', ' ')} {comparison.tuned:.3f}, the base {comparison.base:.3f}, "
-        f"difference {comparison.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        f"{name.replace('_', ' ')}: {comparison.tuned:.3f}, the base {comparison.base:.3f}, "
+        f"so {comparison.difference:+.3f} (between {low:+.3f} and {high:+.3f})"
     )
 
 

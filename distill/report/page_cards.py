@@ -16,6 +16,7 @@ from distill.report.results import Results
 
 SETS = ("heldout", "own", "golden", "general")  # what the memory probe asks makes no sense to a reader
 MODELS: tuple[ModelSide, ...] = ("base", "tuned", "stock")
+REFUSALS = ("right_refusal", "wrong_refusal", "general_refused")  # the scores that are 1 for an answer that refuses
 OUTCOMES = {"improved": "Improved", "same": "Same", "worse": "Worse", "failed": "Failed", "refused": "Refused"}
 
 
@@ -93,7 +94,7 @@ def make_card(
     scores: Mapping[ModelSide, Scores],
 ) -> Card:
     """A question with its answers, the differing words marked."""
-    replies = make_replies(prompt, answers)
+    replies = make_replies(prompt, answers, scores)
     gain = measure_gain(cases.measures[cases.primary], scores, cases.primary)
     asked = question.messages[-1]["content"] if question.messages else ""
     text = question.text or shorten(asked)
@@ -110,15 +111,23 @@ def make_card(
     )
 
 
-def make_replies(prompt: PromptSection, answers: Mapping[ModelSide, Answer]) -> dict[ModelSide, Reply]:
+def make_replies(
+    prompt: PromptSection, answers: Mapping[ModelSide, Answer], scores: Mapping[ModelSide, Scores]
+) -> dict[ModelSide, Reply]:
     """Every side's answer; base and tuned are compared word by word where both answered."""
     spans = {side: join_spans(split_spans(prompt, answer.text)) for side, answer in answers.items()}
     if all(side in answers and not answers[side].error for side in ("base", "tuned")):
         spans["base"], spans["tuned"] = mark_both(prompt, answers["base"].text, answers["tuned"].text)
     return {
-        side: Reply(side, answer, not answer.error and is_refusal(prompt, answer.text), spans[side], digest(answer.text))
+        side: Reply(side, answer, has_refused(prompt, answer, scores[side]), spans[side], digest(answer.text))
         for side, answer in answers.items()
     }
+
+
+def has_refused(prompt: PromptSection, answer: Answer, scores: Scores) -> bool:
+    """As the scores have it; by the prompt's refusal where the set has no such score."""
+    known = [score for name in REFUSALS if (score := scores.get(name)) is not None]
+    return max(known) == 1 if known else not answer.error and is_refusal(prompt, answer.text)
 
 
 def make_marks(cases: CaseSet, scores: Mapping[ModelSide, Scores]) -> list[Mark]:

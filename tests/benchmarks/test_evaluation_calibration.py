@@ -12,6 +12,7 @@ from benchmarks.evaluation_calibration import (
     LEAST_FOUND,
     MOST_FALSE,
     SCENARIOS,
+    Row,
     check_bars,
     draw_rows,
     find_alarms,
@@ -55,14 +56,27 @@ def test_quick_calibration_of_recorded_answers(recorded: Population, metric: str
 def test_a_rule_that_is_too_sure_of_itself_is_caught(recorded: Population) -> None:
     careless = QUICK.model_copy(update={"confidence": 0.6, "smallest_difference": 0.0})
     found = measure(recorded.narrow("correctness"), careless, 60, 100)
-    assert [met for name, met in check_bars(found).items() if "itself" in name or "swapped" in name] == [False, False]
+    assert [met for name, met in check_bars(found, "correctness").items() if "lift" not in name] == [False] * 4
     assert found["rows"]["names swapped"]["correctness"].verdicts > 0.2
 
 
 def test_a_rule_that_finds_nothing_is_caught(recorded: Population) -> None:
     blind = QUICK.model_copy(update={"smallest_difference": 0.5})
-    bars = check_bars(measure(recorded.narrow("correctness"), blind, 20, 100))
-    assert [met for name, met in bars.items() if "lift" in name] == [False, False]
+    bars = check_bars(measure(recorded.narrow("correctness"), blind, 20, 100), "correctness")
+    assert [met for name, met in bars.items() if "lift" in name] == [False] * 4
+
+
+def test_a_bar_that_is_missed_names_the_metrics() -> None:
+    good, bad, wide = (Row(verdicts, better, 0.0, spread, 20) for verdicts, better, spread in (
+        (0.05, 0.95, 0.2), (0.07, 0.89, 0.3), (0.05, 0.2, 0.31),
+    ))
+    rows = {"m": good, "n": bad, "o": wide, "p": None}
+    assert check_bars({"rows": {"names swapped": rows, "lift in places": rows}}, "m") == {
+        "names swapped, a verdict in at most 6%, m": True,
+        "names swapped, a verdict in at most 6%, each of 3 metrics (n)": False,
+        "lift in places, found in at least 90%, m": True,
+        "lift in places, found in at least 90%, each of 2 metrics (n)": False,
+    }
 
 
 # -----------------------------------------------------------------------------
@@ -189,7 +203,7 @@ def test_answers_of_a_finished_evaluation_are_enough(tmp_path: Path, capsys: pyt
     main([*places, "--runs", "4", "--questions", "9"])
     printed = capsys.readouterr().out
     assert "drawn from 11 questions about" in printed and "\n| correctness | 11 |" in printed
-    assert "base against itself, a verdict in at most 6%: met" in printed
+    assert "base against itself, a verdict in at most 6%, correctness: met" in printed
     assert not any(example.output in printed for example in examples)
 
 

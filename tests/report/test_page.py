@@ -152,7 +152,7 @@ def test_a_missing_control_is_the_first_line_and_nothing_is_compared(folder: Pat
 
 def test_warnings_come_before_what_is_in_order() -> None:
     told = [{"kind": "memorised", "level": "warn", "text": "a"}, {"kind": "worse", "level": "bad", "text": "b"}]
-    figures = {"pairs": 9, "base": 0.5, "tuned": 0.6, "p_holm": 0.5}
+    figures = {"pairs": 12, "base": 0.5, "tuned": 0.6, "p_holm": 0.5}
     summary = {
         "verdict": "better", "first_page": told, "metrics": {"x": figures},
         "sets": {"general": {"primary": "right", "metrics": {"right": figures}}},
@@ -161,7 +161,13 @@ def test_warnings_come_before_what_is_in_order() -> None:
     assert [(check.kind, check.level) for check in checks] == [
         ("worse", "bad"), ("memorised", "warn"), ("control", "good"), ("failures", "good"), ("forgot", "good"),
     ]
-    assert "60% of 9 questions right, base 50%" in checks[-1].text
+    assert "60% of 12 general questions right, base 50%" in checks[-1].text
+
+
+@pytest.mark.parametrize(("base", "level"), [(0.0, "info"), (0.05, "info"), (0.06, "good"), (0.7, "good")])
+def test_a_base_that_knows_nothing_shows_nothing_about_forgetting(base: float, level: str) -> None:
+    check = describe_general({"primary": "right", "metrics": {"right": {"pairs": 100, "base": base, "tuned": 0.0}}})
+    assert (check.kind, check.level) == ("forgot", level) and ("nothing to forget" in check.text) == (level == "info")
 
 
 def test_many_warnings_of_a_kind_are_folded_and_none_is_lost() -> None:
