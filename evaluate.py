@@ -35,7 +35,7 @@ from distill.errors import PipelineError, run
 from distill.files import hold_lock, read_json, write_json_atomic, write_jsonl_atomic, write_text_atomic
 from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
 from distill.metrics.table import require_metric
-from distill.report.results import DECLARED, Results, compare, declare_metric, summarise
+from distill.report.results import Results, compare, declare_metric, list_other_rules, summarise
 from distill.teacher.keys import store_key
 
 OUTPUTS = ("answers.jsonl", "summary.json", "report.html")
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each set only")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished evaluation")
     parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
-    parser.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="fold votes into a finished evaluation")
+    parser.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="count these votes, all files at once")
     parser.add_argument("--ask", nargs="?", const="", metavar="QUESTION", help="ask both models now; nothing is written")
     parser.add_argument("--set-key", action="store_true", help="type the judge's key into the keyring, and stop")
     parser.add_argument("--switch", choices=("base", "tuned"), help="have HybridRAG3 use one of the two models")
@@ -98,15 +98,16 @@ def open_engine(config: Config, models: Mapping[Side, Model]) -> Engine:
     return engine
 
 
-def fold_votes(
-    paths: Sequence[Path], conditions: Mapping[str, Any], sets: Sequence[CaseSet], answers: Answers
-) -> dict[str, Any]:
+def fold_votes(paths: Sequence[Path], before: Mapping[str, Any], sets: Sequence[CaseSet], answers: Answers) -> dict[str, Any]:
     """What people preferred in the report's blind voting. Raises PipelineError for votes on other models."""
     from distill.report.votes import count_votes, load_votes, require_same_models
 
+    if before["votes"]:
+        print("[WARN] the votes that were counted before are replaced: name all files at once to count them together")
+    models = {side: model["sha256"] for side, model in before["conditions"]["models"].items()}
     ballots = [load_votes(path) for path in paths]
     for path, ballot in zip(paths, ballots):
-        require_same_models(path, ballot, {side: model["sha256"] for side, model in conditions["models"].items()})
+        require_same_models(path, ballot, models)
     return count_votes(ballots, sets, answers)
 
 
@@ -187,7 +188,7 @@ def main() -> None:
     fixed |= inherit(gguf, config.gguf_dir, config, announce=["finetune.base_model"])
     if gguf["details"].get("smoke_run"):
         print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
-    require_unseen(config, training, gguf)
+    unseen = require_unseen(config, training, gguf)
 
     # ---------------------------------------------------------------------------
     # Questions and models
@@ -209,23 +210,24 @@ def main() -> None:
     # Answers, all of one model before the next; or those of a finished run, to which votes are added
     with hold_lock(folder):
         if args.overwrite and not finished:
-            for name in (FILE_NAME, DECLARED, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
+            for name in (FILE_NAME, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
                 (folder / name).unlink(missing_ok=True)
-        declare_metric(config)
         if finished:
             before = read_json(folder / "summary.json")
             answers, judged, conditions = load_answers(folder / "answers.jsonl", sets), before["judge"], before["conditions"]
+            declared = declare_metric(config, conditions["models"]["tuned"]["sha256"])
         else:
+            declared = declare_metric(config, models["tuned"].sha256, anew=args.overwrite)
             collected = collect_answers(config, engine, models, sets, folder)
             answers, conditions = collected.answers, describe_conditions(config, models, collected.loads)
             judged = judge_answers(config, sets[0], answers, folder, preflight)
-        votes = fold_votes(args.votes, conditions, sets, answers) if finished else None
+        votes = fold_votes(args.votes, before, sets, answers) if finished else None
 
         # -----------------------------------------------------------------------
         # Scores, verdict, report
         results = compare(config, sets, answers, judged, votes)
-        smoke = {"limit": limit, "smoke_run": bool(gguf["details"].get("smoke_run"))}
-        summary = summarise(config, results, {**conditions, **smoke})
+        doubts = {"limit": limit, "smoke_run": bool(gguf["details"].get("smoke_run")), "unseen": unseen}
+        summary = summarise(config, results, {**conditions, **doubts, "other_rules": list_other_rules(declared)})
         (folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the folder counts as unfinished
         outputs = write_outputs(config, results, summary)
         settings = config.evaluate

@@ -51,6 +51,9 @@ class World:
     def read_json(self, name: str) -> Any:
         return json.loads((self.folder / "evaluation" / name).read_text(encoding="utf-8"))
 
+    def read_report(self) -> str:
+        return (self.folder / "evaluation" / "report.html").read_text(encoding="utf-8")
+
     def read_answers(self) -> list[dict[str, Any]]:
         return [row for _, row in read_jsonl(self.folder / "evaluation" / "answers.jsonl")]
 
@@ -419,6 +422,16 @@ def test_finished_run_is_refused_or_overwritten(world: World, monkeypatch: pytes
     assert world.server.list_chats() == [] and len(world.read_answers()) == 24
 
 
+def test_a_metric_chosen_after_the_answers_is_on_the_first_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    assert "were written down before the first question was asked" in world.read_report()
+    write_config(world.folder, world.server.base_url, "primary_metric: grounding")
+    world.run(monkeypatch, "--overwrite")
+    (finding,) = [found for found in world.read_json("summary.json")["first_page"] if found["kind"] == "rules"]
+    assert "primary_metric was correctness" in finding["text"]
+    assert "written down before the first" not in world.read_report()
+
+
 def test_after_another_training_the_control_is_not_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.run(monkeypatch)
     (world.config.gguf_dir / "student-q4_k_m.gguf").write_bytes(b"trained once more")
@@ -516,6 +529,15 @@ def test_newer_adapters_are_only_a_warning(
     (world.config.adapters_dir / "manifest.json").unlink()
     world.run(monkeypatch, "--dry-run")
     assert "[WARN] adapters/manifest.json is not the one that gguf/ was made from" in capsys.readouterr().out
+
+
+def test_a_report_claims_no_unseen_questions_where_nobody_knows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    assert "which neither saw in training" in world.read_report()
+    (world.config.adapters_dir / "manifest.json").unlink()
+    world.run(monkeypatch, "--overwrite")
+    assert "seen" in [finding["kind"] for finding in world.read_json("summary.json")["first_page"]]
+    assert "which neither saw in training" not in world.read_report()
 
 
 def test_command_line_prints_one_line_and_exits_1(world: World) -> None:

@@ -24,7 +24,7 @@ def make_heldout_set(
 ) -> CaseSet:
     """Rows as a set: each is asked with the configured system prompt, and scored by every metric of distill.metrics.table.
 
-    Questions whose nearest source is the same document form a group. Each different text is embedded once for all models, so
+    Questions about one document form a group. Each different text is embedded once for all models, so
     that equal answers get the very same scores; with no embedder, what needs one is None. `score` raises PipelineError from it.
     """
     rows = {example.id: read_row(config.prompt, example) for example in examples}
@@ -54,8 +54,13 @@ def make_question(prompt: PromptSection, name: SetName, example: TrainingExample
 
 
 def name_group(example: TrainingExample) -> str:
-    """The document a question is about: its nearest source; a row without sources stands for itself."""
-    return example.context[0].source if example.context else f"row {example.id}"
+    """The document a question is about: that of its best golden chunk, else of its best chunk, wherever that stands.
+
+    A row without sources stands for itself.
+    """
+    golden = [span for span in example.context if span.chunk_id in example.golden]
+    best = max(golden or example.context, key=lambda span: span.score, default=None)
+    return best.source if best else f"row {example.id}"
 
 
 def list_sources(example: TrainingExample) -> tuple[Source, ...]:

@@ -36,13 +36,16 @@ def load_heldout(path: Path) -> list[TrainingExample]:
     return examples
 
 
-def require_unseen(config: Config, training: Mapping[str, Any], gguf: Mapping[str, Any]) -> None:
-    """Raises PipelineError when the tuned model saw another train.jsonl: held-out rows may have been in it."""
+def require_unseen(config: Config, training: Mapping[str, Any], gguf: Mapping[str, Any]) -> bool:
+    """Whether the tuned model is known to be trained on this train.jsonl; where nobody knows, a [WARN].
+
+    Raises PipelineError when the tuned model saw another train.jsonl: held-out rows may have been in it.
+    """
     path = config.adapters_dir / FILE_NAME
     name, data = name_path(path, config.work_dir), name_path(config.training_dir / "train.jsonl", config.work_dir)
     if not path.is_file() or sha256_file(path) != gguf["manifests"].get(name):
         print(f"[WARN] {name} is not the one that gguf/ was made from: nobody can tell whether the model saw held-out rows")
-        return
+        return False
     adapters = read_json(path)
     trained, present = ({file["path"]: file["sha256"] for file in files} for files in (adapters["inputs"], training["outputs"]))
     if trained.get(data) != present.get(data):
@@ -50,6 +53,7 @@ def require_unseen(config: Config, training: Mapping[str, Any], gguf: Mapping[st
             f"gguf/ was trained on another {data} and may have seen held-out questions: "
             "run  python finetune.py --overwrite  and  python export_gguf.py --overwrite"
         )
+    return True
 
 
 # -----------------------------------------------------------------------------

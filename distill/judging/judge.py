@@ -7,7 +7,7 @@ is paid for once, its ledger and its audit.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from distill.masking import Masker
 from distill.network import host_of, is_loopback, require_allowed
 from distill.progress import show_progress
 from distill.records import Answer
-from distill.report.statistics import compare_pairs
+from distill.report.statistics import compare_pairs, count_leanings
 from distill.teacher.dispatch import Spending
 from distill.teacher.journal import Journal, list_missing, load_replies, set_aside
 from distill.teacher.keys import describe_key, find_key, require_https
@@ -188,6 +188,9 @@ def summarise_opinions(config: Config, pairs: Sequence[Pair], opinions: Opinions
     judged = [pair for pair in pairs if pair.id in opinions.winners]
     winners = Counter(opinions.winners.values())
     chosen = opinions.places["A"] + opinions.places["B"]
+    documents: dict[str, list[float]] = defaultdict(list)
+    for pair in judged:
+        documents[pair.group].append(PREFERENCE[opinions.winners[pair.id]])
     compared = compare_pairs(
         [0.0] * len(judged), [PREFERENCE[opinions.winners[pair.id]] for pair in judged], [pair.group for pair in judged],
         confidence=settings.confidence, samples=settings.bootstrap_samples, seed=settings.seed,
@@ -196,7 +199,7 @@ def summarise_opinions(config: Config, pairs: Sequence[Pair], opinions: Opinions
         "model": section.model, "host": host_of(section.base_url), "questions": len(judged), "tuned": winners["tuned"],
         "base": winners["base"], "tie": winners["tie"], "alike": sum(pair.alike for pair in pairs),
         "disagreed": len(opinions.disagreed), "unreadable": len(opinions.unreadable),
-        "unasked": len(pairs) - len(judged) - len(opinions.unreadable),
+        "unasked": len(pairs) - len(judged) - len(opinions.unreadable), **count_leanings(documents),
         "first_share": round(opinions.places["A"] / chosen, 6) if chosen else None,
         "p_value": compared.p_value if compared else None, "interval": compared.interval if compared else None,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill.config import EvaluateSection
+from distill.records import ModelSide
 from distill.report.statistics import Comparison, judge
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by 
 NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
 OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
 
-Kind = Literal["control", "failures", "worse", "forgot", "memorised", "smoke", "sample", "opinions", "speed"]
+Kind = Literal[
+    "control", "seen", "rules", "failures", "worse", "forgot", "memorised", "smoke", "sample", "opinions", "speed",
+]
 Level = Literal["bad", "warn", "info"]
 
 
@@ -33,8 +36,8 @@ class Finding:
 def list_findings(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> list[Finding]:
     """Everything for the first page, in the order in which it is shown; empty when there is nothing to add to the verdict."""
     finders: tuple[Callable[..., Iterator[Finding]], ...] = (
-        find_control, find_failures, find_worse_primary, find_worse_metrics, find_forgetting, find_memories, find_smoke,
-        find_small_sample, find_other_opinions, find_slowness,
+        find_control, find_unknown_training, find_other_rules, find_failures, find_worse_primary, find_worse_metrics,
+        find_forgetting, find_memories, find_smoke, find_small_sample, find_other_opinions, find_slowness,
     )
     return [finding for finder in finders for finding in finder(settings, results, conditions)]
 
@@ -45,6 +48,25 @@ def find_control(settings: EvaluateSection, results: Results, conditions: Mappin
         yield Finding("control", "bad", (
             "There is no base model to compare with, so nobody can tell what the fine-tuning changed: set export.export_base: "
             "true, run  python export_gguf.py --overwrite  and evaluate again."
+        ))
+
+
+def find_unknown_training(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """conditions["unseen"] is False: what the tuned model was trained on is not known."""
+    if conditions.get("unseen") is False:
+        yield Finding("seen", "bad", (
+            "Nobody can tell whether the tuned model saw these questions in training: the manifest in adapters/ is missing or "
+            "another than that of the export. Train, export and evaluate again."
+        ))
+
+
+def find_other_rules(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rules that were changed when answers of this model could be looked at: conditions["other_rules"]."""
+    for before in conditions.get("other_rules", ()):
+        rules = ", ".join(f"{key} was {value}" for key, value in before.items() if key != "declared_at")
+        yield Finding("rules", "warn", (
+            f"What decides was changed after an evaluation of this same model: on {before['declared_at'][:10]}, {rules}. "
+            "A rule that is chosen once its outcome is known proves little."
         ))
 
 
@@ -65,12 +87,17 @@ def find_failures(settings: EvaluateSection, results: Results, conditions: Mappi
 
 
 def find_worse_primary(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
-    """A verdict "worse", on the held-out questions or on the user's own cases."""
+    """A primary measure that is measurably worse on the held-out questions or on the user's own cases, even if by little."""
     for name, words in OWN_SETS.items():
         found = results.results.get(name)
-        if found and found.verdict.word == "worse":
-            change = describe_change(found.primary, found.metrics[found.primary])
+        if not found or not is_measurably_worse(settings, found.metrics[found.primary]):
+            continue
+        change = describe_change(found.primary, found.metrics[found.primary])
+        if found.verdict.word == "worse":
             yield Finding("worse", "bad", f"Worse on {words}, {change}.")
+        else:
+            little = f"less than the {settings.smallest_difference:g} that matters, but more than chance"
+            yield Finding("worse", "warn", f"A little worse on {words}, {change}: {little}.")
 
 
 def find_worse_metrics(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
@@ -153,15 +180,22 @@ def find_small_sample(settings: EvaluateSection, results: Results, conditions: M
 def find_other_opinions(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
     """A judge, or people, who measurably prefer the side that the verdict does not."""
     for who, counts in (("The judge", results.judge), ("People who voted blind", results.votes)):
-        p_value = counts and counts.get("p_value")
-        if p_value is None or p_value > 1 - settings.confidence + 1e-9:
-            continue
-        preferred = "tuned" if counts["tuned"] > counts["base"] else "base"
-        if preferred != {"better": "tuned", "worse": "base"}.get(results.verdict.word):
+        preferred = counts and find_preference(settings, counts)
+        if preferred and preferred != {"better": "tuned", "worse": "base"}.get(results.verdict.word):
             yield Finding("opinions", "bad" if preferred == "base" else "info", (
                 f"{who} preferred {NAMES[preferred]}: {counts[preferred]} times, against "
                 f"{counts['base' if preferred == 'tuned' else 'tuned']} (ties: {counts['tie']})."
             ))
+
+
+def find_preference(settings: EvaluateSection, counts: Mapping[str, Any]) -> ModelSide | None:
+    """The side preferred beyond chance, by questions and by documents; None where one document's questions decide."""
+    if counts.get("p_value") is None or counts["p_value"] > 1 - settings.confidence + 1e-9:
+        return None
+    lead, lead_of_documents = counts["tuned"] - counts["base"], counts["documents_tuned"] - counts["documents_base"]
+    if lead * lead_of_documents <= 0:
+        return None
+    return "tuned" if lead > 0 else "base"
 
 
 def find_slowness(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distill.report.page_figures import gain_interval
+from distill.report.statistics import smallest_sample
 
 Summary = Mapping[str, Any]
 Level = Literal["bad", "warn", "info", "good"]
@@ -56,14 +57,24 @@ def list_calm(summary: Summary) -> list[Check]:
     checks = [Check("failures", "good", "Every call got an answer.")]
     if summary["verdict"] == "no control":
         return checks
-    decided = sum(bool(figures and figures.get("p_holm") is not None) for figures in summary["metrics"].values())
     return [
         Check("control", "good", "Compared with its own base, built and asked in the same way."),
         *checks,
-        Check("worse", "good", f"None of the {decided} other measures that count is measurably worse."),
+        describe_others(summary),
         describe_general(summary["sets"].get("general")),
         describe_memory(summary["sets"].get("memory")),
     ]
+
+
+def describe_others(summary: Summary) -> Check:
+    """The measures other than the primary one, none of which is measurably worse."""
+    others = [figures for figures in summary["metrics"].values() if figures and figures.get("p_holm") is not None]
+    enough = smallest_sample(summary["confidence"])
+    seen = sum(figures["groups"] >= enough for figures in others)
+    if not seen:
+        return Check("worse", "info", f"With fewer than {enough} documents nobody can tell whether anything got worse.")
+    text = f"None of the {seen} other measures that count is measurably worse."
+    return Check("worse", "good", f"{text} {len(others) - seen} had too few documents." if seen < len(others) else text)
 
 
 def describe_general(general: Summary | None) -> Check:
@@ -104,6 +115,8 @@ def explain_interval(summary: Summary) -> str:
     interval, smallest = gain_interval(figures), summary["smallest_difference"]
     if interval is None:
         return "There is no line: everything rests on one document, which may be an odd one."
+    if figures["groups"] < smallest_sample(summary["confidence"]):
+        return f"The line says little: it rests on {figures['groups']} documents alone, too few for a verdict."
     where = f"The true difference lies on the line with {summary['confidence']:.0%} confidence."
     if interval[0] <= 0 <= interval[1]:
         return f"{where} The line reaches zero: what was seen may be chance."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from statistics import fmean, median
 from typing import Any
 
@@ -18,6 +19,7 @@ from distill.report.findings import list_findings
 from distill.report.statistics import Comparison, Verdict, compare_pairs, correct_holm, describe_alone, judge
 
 DECLARED = "declared.json"  # what decides, written down before the first answer
+RULES = ("primary_metric", "smallest_difference", "confidence", "seed")
 SIDES: tuple[ModelSide, ...] = ("base", "tuned", "stock")
 DECIDING: SetName = "heldout"  # the set whose primary metric makes the verdict
 Comparisons = dict[str, Comparison | None]  # by metric; None where it applies to no question
@@ -222,16 +224,38 @@ def count_sides(results: Results) -> dict[ModelSide, dict[str, int]]:
     return {side: count_refusals(results.scores[DECIDING, side]) for side in results.speed}
 
 
-def declare_metric(config: Config) -> None:
-    """Write down what decides before the first answer. Raises PipelineError when answers exist and something else decided."""
-    keys = ("primary_metric", "smallest_difference", "confidence", "seed")
-    declared = {key: getattr(config.evaluate, key) for key in keys}
-    path = config.evaluation_dir / DECLARED
-    before = read_json(path) if path.exists() else declared
-    changed = [key for key in keys if before.get(key) != declared[key]]
-    if changed:
+def declare_metric(config: Config, tuned_sha256: str, anew: bool = False) -> dict[str, Any]:
+    """Write down what decides before the first answer; what decided in earlier evaluations in this folder stays in `earlier`.
+
+    Raises PipelineError when something else decided as this run began, unless it begins `anew`.
+    """
+    path, rules = config.evaluation_dir / DECLARED, {key: getattr(config.evaluate, key) for key in RULES}
+    before = read_json(path) if path.exists() else None
+    changed = list_changes(before, rules)
+    if changed and not anew:
         raise PipelineError(
-            f"config.yaml evaluate.{changed[0]} is {declared[changed[0]]} but was {before.get(changed[0])} when this run "
+            f"config.yaml evaluate.{changed[0]} is {rules[changed[0]]} but was {before.get(changed[0])} when this run "
             "began: put the old value back, or ask everything again with --overwrite"
         )
+    if before and not changed and before["tuned_sha256"] == tuned_sha256:
+        return before
+    earlier = [*before.pop("earlier"), before] if before else []
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    declared = {**rules, "tuned_sha256": tuned_sha256, "declared_at": now, "earlier": earlier}
     write_json_atomic(path, declared)
+    return declared
+
+
+def list_changes(before: Mapping[str, Any] | None, rules: Mapping[str, Any]) -> list[str]:
+    """The rules that were others before."""
+    return [key for key in RULES if before and before.get(key) != rules[key]]
+
+
+def list_other_rules(declared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What decided otherwise when answers of the same tuned model were there to be looked at: the date, and what was other."""
+    found = []
+    for before in declared["earlier"]:
+        changed = list_changes(before, declared)
+        if changed and before["tuned_sha256"] == declared["tuned_sha256"]:
+            found.append({"declared_at": before["declared_at"], **{key: before[key] for key in changed}})
+    return found

@@ -227,6 +227,12 @@ def sign_p_value(documents: Documents) -> float:
     return float(stats.binomtest(sum(mean > 0 for mean in means), len(means)).pvalue) if means else 1.0
 
 
+def count_leanings(documents: Documents) -> dict[str, int]:
+    """How many documents' mean differences are for each side: what the sign test looks at."""
+    means = list_means(documents)
+    return {"documents_tuned": sum(mean > 0 for mean in means), "documents_base": sum(mean < 0 for mean in means)}
+
+
 def correct_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down correction: reject what is at most alpha, and at most a share alpha of all families errs at all.
 

@@ -14,7 +14,7 @@ from distill.errors import PipelineError
 from distill.files import read_json
 from distill.records import Answer, ModelSide
 from distill.report.page_cards import digest
-from distill.report.statistics import Documents, sign_p_value
+from distill.report.statistics import Documents, count_leanings, sign_p_value
 
 Key = tuple[str, str]  # set, question id
 Choice = Literal["tuned", "base", "tie"]
@@ -95,7 +95,8 @@ def count_votes(
     documents = gather_signs(valid.values(), {key: question for key, (question, *_) in known.items()})
     return {
         "voters": len({voter for voter, *_ in valid}), "votes": len(valid), "questions": len({key[1:] for key in valid}),
-        "documents": len(documents), "tuned": counts["tuned"], "base": counts["base"], "tie": counts["tie"],
+        "documents": len(documents), **count_leanings(documents),
+        "tuned": counts["tuned"], "base": counts["base"], "tie": counts["tie"],
         "p_value": sign_p_value(documents) if valid else None, "stale": len(latest) - len(valid),
     }
 

@@ -44,6 +44,20 @@ def test_a_question_is_the_row_as_it_was_trained_with(tmp_path) -> None:
     assert [source.text for source in question.sources][1] == "The pump turns at 2,900 rpm."
 
 
+@pytest.mark.parametrize(("golden", "group"), [
+    ((), "D:\\docs\\radio.pdf"),  # the nearest, though the prompt shows it second
+    (("0-a",), "D:\\docs\\radio.pdf"),
+    (("0-b",), "D:\\docs\\other.pdf"),
+    (("0-a", "0-b"), "D:\\docs\\radio.pdf"),  # the nearest of them
+    (("elsewhere",), "D:\\docs\\radio.pdf"),  # taken away on purpose: the question is refused
+])
+def test_a_question_belongs_to_its_golden_chunks_document_wherever_that_stands(tmp_path, golden, group: str) -> None:
+    config = make_config(tmp_path)
+    row = make_rows(config)[0]
+    shuffled = row.model_copy(update={"context": row.context[::-1], "golden": golden})
+    assert make_heldout_set(config, [shuffled], None).questions[0].group == group
+
+
 def test_a_bare_row_of_the_users_own_stands_for_itself(tmp_path) -> None:
     row = TrainingExample(id="mine", instruction="Which gain has the X100?", output="12.5 dBi")
     cases = make_heldout_set(make_config(tmp_path), [row], None, name="own", title="Your own cases")

@@ -48,7 +48,7 @@ def test_a_good_judge_is_counted_as_it_judges(tmp_path: Path) -> None:
     assert found is not None and found.pop("interval")[0] < 0.2
     assert found == {
         "model": "judge-1", "host": "127.0.0.1", "questions": 5, "tuned": 2, "base": 1, "tie": 2, "alike": 0, "disagreed": 0,
-        "unreadable": 0, "unasked": 0, "first_share": 0.5, "p_value": 1.0,
+        "unreadable": 0, "unasked": 0, "documents_tuned": 2, "documents_base": 1, "first_share": 0.5, "p_value": 1.0,
     }
 
 

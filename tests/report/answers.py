@@ -215,12 +215,16 @@ def make_results(
 def make_judge(count: int = 36) -> dict:
     """What a judge said of `count` pairs."""
     counts = {"questions": count, "tuned": count - 12, "base": 6, "tie": 6, "disagreed": 4, "unreadable": 1}
-    return {"model": "phi4:14b", "host": "127.0.0.1", **counts, "p_value": 0.001431}
+    documents = {"documents_tuned": 16, "documents_base": 3}
+    return {"model": "phi4:14b", "host": "127.0.0.1", **counts, **documents, "p_value": 0.001431}
 
 
 def make_votes(count: int = 36) -> dict:
     """What two people voted."""
-    return {"voters": 2, "votes": count, "tuned": count - 15, "base": 9, "tie": 6, "p_value": 0.042774, "stale": 1}
+    return {
+        "voters": 2, "votes": count, "documents": 20, "documents_tuned": 14, "documents_base": 5, "tuned": count - 15,
+        "base": 9, "tie": 6, "p_value": 0.042774, "stale": 1,
+    }
 
 
 def make_conditions(sides: Sequence[str] = ("base", "tuned")) -> dict:

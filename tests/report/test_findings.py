@@ -157,16 +157,39 @@ def test_a_small_sample_tells_what_it_could_have_shown(config: Config) -> None:
 
 
 @pytest.mark.parametrize(("counts", "level"), [
-    ({"tuned": 3, "base": 20, "p_value": 0.001}, "bad"),
-    ({"tuned": 20, "base": 3, "p_value": 0.001}, None),  # agrees with the verdict
-    ({"tuned": 3, "base": 5, "p_value": 0.7}, None),  # chance
-    ({"tuned": 0, "base": 0, "p_value": None}, None),
+    ({"tuned": 3, "base": 20, "documents_tuned": 2, "documents_base": 9, "p_value": 0.001}, "bad"),
+    ({"tuned": 20, "base": 3, "documents_tuned": 9, "documents_base": 2, "p_value": 0.001}, None),  # agrees with the verdict
+    ({"tuned": 3, "base": 5, "documents_tuned": 3, "documents_base": 5, "p_value": 0.7}, None),  # chance
+    ({"tuned": 9, "base": 20, "documents_tuned": 9, "documents_base": 1, "p_value": 0.02}, None),  # one document has 20 of them
+    ({"tuned": 0, "base": 0, "documents_tuned": 0, "documents_base": 0, "p_value": None}, None),
 ])
 def test_people_or_a_judge_who_disagree_with_the_verdict_are_heard(config: Config, counts: dict, level: str | None) -> None:
     better = make_results(config)
     for who in ("judge", "votes"):
         told = dict(find(config, replace(better, **{who: {**make_votes(), **counts}})))
         assert told.get("opinions") == level
+
+
+def test_a_little_loss_of_the_primary_metric_beyond_chance_is_no_secret(config: Config) -> None:
+    base = [0.5 + 0.01 * (n % 7) for n in range(30)]
+    results = compare_numbers(config, base, [value - 0.03 - 0.001 * (n % 3) for n, value in enumerate(base)])
+    assert results.verdict.word == "no measurable difference"
+    assert ("worse", "warn") in find(config, results) and "less than the 0.05 that matters" in tell(config, results, "worse")
+    better = compare_numbers(config, base, [value + 0.03 + 0.001 * (n % 3) for n, value in enumerate(base)])
+    assert "worse" not in dict(find(config, better))
+
+
+def test_a_model_that_may_have_seen_the_questions_is_said_first_but_for_the_control(config: Config) -> None:
+    assert "seen" not in dict(find(config, make_results(config), unseen=True))
+    kinds = [kind for kind, _ in find(config, make_results(config, control=False), unseen=False)]
+    assert kinds[:2] == ["control", "seen"] and ("seen", "bad") in find(config, make_results(config), unseen=False)
+
+
+def test_rules_changed_after_an_evaluation_are_said(config: Config) -> None:
+    before = {"declared_at": "2026-11-23T10:00:00+00:00", "primary_metric": "grounding", "smallest_difference": 0.01}
+    text = tell(config, make_results(config), "rules", other_rules=[before])
+    assert "on 2026-11-23, primary_metric was grounding, smallest_difference was 0.01." in text
+    assert "rules" not in dict(find(config, make_results(config), other_rules=[]))
 
 
 def test_a_slow_tuned_model_is_noted(config: Config) -> None:

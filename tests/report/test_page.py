@@ -18,7 +18,7 @@ from distill.records import Answer
 from distill.report.page import format_signed, format_stamp, hash_inline, render_page
 from distill.report.page_cards import make_cards, make_marks
 from distill.report.page_figures import Axis, divide, tone
-from distill.report.page_story import count_failures, explain_interval, list_checks
+from distill.report.page_story import count_failures, describe_general, describe_others, explain_interval, list_checks
 from tests.report.answers import make_config
 from tests.report.worlds import PARTS, make_sets, make_world
 
@@ -152,9 +152,9 @@ def test_a_missing_control_is_the_first_line_and_nothing_is_compared(folder: Pat
 
 def test_warnings_come_before_what_is_in_order() -> None:
     told = [{"kind": "memorised", "level": "warn", "text": "a"}, {"kind": "worse", "level": "bad", "text": "b"}]
-    figures = {"pairs": 12, "base": 0.5, "tuned": 0.6, "p_holm": 0.5}
+    figures = {"pairs": 12, "groups": 12, "base": 0.5, "tuned": 0.6, "p_holm": 0.5}
     summary = {
-        "verdict": "better", "first_page": told, "metrics": {"x": figures},
+        "verdict": "better", "confidence": 0.95, "first_page": told, "metrics": {"x": figures},
         "sets": {"general": {"primary": "right", "metrics": {"right": figures}}},
     }
     checks = list_checks(summary)
@@ -170,6 +170,18 @@ def test_a_base_that_knows_nothing_shows_nothing_about_forgetting(base: float, l
     assert (check.kind, check.level) == ("forgot", level) and ("nothing to forget" in check.text) == (level == "info")
 
 
+@pytest.mark.parametrize(("groups", "level", "text"), [
+    ([9, 8], "good", "None of the 2 other measures that count is measurably worse."),
+    ([9, 5], "good", "None of the 1 other measures that count is measurably worse. 1 had too few documents."),
+    ([5, 5], "info", "With fewer than 6 documents nobody can tell whether anything got worse."),
+    ([], "info", "With fewer than 6 documents nobody can tell whether anything got worse."),
+])
+def test_nothing_worse_is_fine_only_where_it_could_have_been_seen(groups: list[int], level: str, text: str) -> None:
+    metrics = {f"m{n}": {"p_holm": 1.0, "groups": count} for n, count in enumerate(groups)}
+    check = describe_others({"confidence": 0.95, "metrics": {"primary": {"p_holm": None}, "none": None, **metrics}})
+    assert (check.level, check.text) == (level, text)
+
+
 def test_many_warnings_of_a_kind_are_folded_and_none_is_lost() -> None:
     told = [{"kind": "worse", "level": level, "text": f"w{n}"} for n, level in enumerate(("warn", "bad", "bad", "warn"))]
     told += [{"kind": "smoke", "level": "warn", "text": text} for text in ("s0", "s1")]
@@ -183,7 +195,8 @@ def test_failures_are_counted_over_all_sets() -> None:
 
 
 def test_what_was_not_looked_at_is_said() -> None:
-    checks = {check.kind: check for check in list_checks({"verdict": "better", "first_page": [], "metrics": {}, "sets": {}})}
+    summary = {"verdict": "better", "first_page": [], "metrics": {}, "sets": {}, "confidence": 0.95}
+    checks = {check.kind: check for check in list_checks(summary)}
     assert checks["forgot"].level == checks["memorised"].level == "info"
     assert "not asked" in checks["forgot"].text and "Nobody looked" in checks["memorised"].text
 
@@ -198,10 +211,16 @@ def test_what_was_not_looked_at_is_said() -> None:
     ],
 )
 def test_the_interval_in_one_sentence(difference: float | None, interval: tuple | None, higher: bool, expected: str) -> None:
-    figures = {"difference": difference, "interval": interval, "higher_is_better": higher}
+    figures = {"difference": difference, "interval": interval, "higher_is_better": higher, "groups": 6}
     summary = {"metrics": {"m": figures}, "primary_metric": "m", "smallest_difference": 0.05, "confidence": 0.95}
     told = explain_interval(summary)
     assert expected in told and bool(told) == bool(expected)
+
+
+def test_an_interval_of_too_few_documents_proves_nothing() -> None:
+    figures = {"difference": 0.3, "interval": (0.29, 0.31), "groups": 5}
+    summary = {"metrics": {"m": figures}, "primary_metric": "m", "smallest_difference": 0.05, "confidence": 0.95}
+    assert "too few for a verdict" in explain_interval(summary) and "more than chance" not in explain_interval(summary)
 
 
 def test_no_score_at_all_is_said(folder: Path) -> None:

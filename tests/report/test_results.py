@@ -14,7 +14,7 @@ from distill.config import Config
 from distill.errors import PipelineError
 from distill.files import read_json
 from distill.records import Answer
-from distill.report.results import DECLARED, Results, compare, declare_metric, measure_speed
+from distill.report.results import DECLARED, Results, compare, declare_metric, list_other_rules, measure_speed
 from tests.report.answers import (
     MEASURES,
     compare_heldout,
@@ -248,22 +248,33 @@ def test_speed_is_unknown_where_the_engine_told_nothing(answers: list[Answer]) -
 
 
 def test_what_decides_is_written_down_before_the_first_answer(config: Config) -> None:
-    declare_metric(config)
-    assert read_json(config.evaluation_dir / DECLARED) == {
-        "primary_metric": "correctness", "smallest_difference": 0.05, "confidence": 0.95, "seed": 42,
+    declared = declare_metric(config, "aa")
+    assert read_json(config.evaluation_dir / DECLARED) == declared == {
+        "primary_metric": "correctness", "smallest_difference": 0.05, "confidence": 0.95, "seed": 42, "tuned_sha256": "aa",
+        "declared_at": declared["declared_at"], "earlier": [],
     }
-    declare_metric(config)
+    assert declare_metric(config, "aa") == declare_metric(config, "aa", anew=True) == declared
 
 
 @pytest.mark.parametrize(("key", "value"), [
     ("primary_metric", "grounding"), ("smallest_difference", 0.01), ("confidence", 0.9), ("seed", 7),
 ])
-def test_what_decides_cannot_be_changed_on_the_way(tmp_path: Path, key: str, value: object) -> None:
-    declare_metric(make_config(tmp_path))
+def test_what_decides_cannot_be_changed_on_the_way_nor_in_secret_afterwards(tmp_path: Path, key: str, value: object) -> None:
+    first = declare_metric(make_config(tmp_path), "aa")
+    other = make_config(tmp_path, f"evaluate: {{{key}: {value}}}\n")
     with pytest.raises(PipelineError, match=f"evaluate.{key} is {value} but was .* put the old value back"):
-        declare_metric(make_config(tmp_path, f"evaluate: {{{key}: {value}}}\n"))
-    (tmp_path / "evaluation" / DECLARED).unlink()  # as --overwrite does
-    declare_metric(make_config(tmp_path, f"evaluate: {{{key}: {value}}}\n"))
+        declare_metric(other, "aa")
+    changed = declare_metric(other, "aa", anew=True)
+    assert list_other_rules(changed) == [{"declared_at": first["declared_at"], key: first[key]}]
+    assert list_other_rules(declare_metric(other, "aa", anew=True)) == list_other_rules(changed), "nor forgotten"
+
+
+def test_another_model_may_be_judged_by_other_rules_and_the_first_comes_back_with_its_past(tmp_path: Path) -> None:
+    grounding = make_config(tmp_path, "evaluate: {primary_metric: grounding}\n")
+    declare_metric(make_config(tmp_path), "aa")
+    assert list_other_rules(declare_metric(grounding, "bb", anew=True)) == []
+    (before,) = list_other_rules(declare_metric(grounding, "aa", anew=True))
+    assert before["primary_metric"] == "correctness"
 
 
 def test_the_fixtures_agree_with_the_held_out_set_they_stand_for(config: Config) -> None:

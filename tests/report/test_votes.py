@@ -44,7 +44,8 @@ def count(*ballots: dict, share: int = 1) -> dict:
 def test_votes_are_counted() -> None:
     votes = [make_vote(n) for n in range(8)] + [make_vote(8, "base"), make_vote(9, "tie")]
     assert count(make_ballot(votes)) == {
-        "voters": 1, "votes": 10, "questions": 10, "documents": 10, "tuned": 8, "base": 1, "tie": 1,
+        "voters": 1, "votes": 10, "questions": 10, "documents": 10, "documents_tuned": 8,
+        "documents_base": 1, "tuned": 8, "base": 1, "tie": 1,
         "p_value": pytest.approx(2 * (1 + 9) / 2**9), "stale": 0,
     }
 
@@ -88,7 +89,8 @@ def test_a_call_that_failed_since_makes_a_vote_stale() -> None:
 
 def test_no_vote_at_all() -> None:
     assert count(make_ballot([])) == {
-        "voters": 0, "votes": 0, "questions": 0, "documents": 0, "tuned": 0, "base": 0, "tie": 0, "p_value": None, "stale": 0,
+        "voters": 0, "votes": 0, "questions": 0, "documents": 0,
+        "documents_tuned": 0, "documents_base": 0, "tuned": 0, "base": 0, "tie": 0, "p_value": None, "stale": 0,
     }
 
 

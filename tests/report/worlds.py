@@ -22,10 +22,11 @@ CATEGORIES = ("RF Engineering", "Security and Compliance", "Retrieval Systems", 
 MEASURES = {name: metric.measure for name, metric in TABLE.items()}
 JUDGE = {
     "model": "phi4:14b", "host": "127.0.0.1", "questions": 59, "tuned": 27, "base": 14, "tie": 18, "disagreed": 9,
-    "unreadable": 1, "p_value": 0.0596,
+    "unreadable": 1, "documents_tuned": 20, "documents_base": 9, "p_value": 0.0596,
 }
 VOTES = {
-    "voters": 2, "votes": 41, "questions": 30, "documents": 12, "tuned": 22, "base": 8, "tie": 11, "p_value": 0.016, "stale": 3,
+    "voters": 2, "votes": 41, "questions": 30, "documents": 12, "documents_tuned": 9,
+    "documents_base": 1, "tuned": 22, "base": 8, "tie": 11, "p_value": 0.016, "stale": 3,
 }
 
 
@@ -77,14 +78,14 @@ def write_answer(question: Question, number: int, side: str, skill: float, dice:
 
 
 def make_score(dice: random.Random, lift: float) -> Callable[[int, Answer], Scores]:
-    """Scores around the middle; tuned's are higher by `lift`, and its wrong refusals fewer."""
+    """Scores around the middle; tuned's are higher by `lift`."""
 
     def score(number: int, answer: Answer) -> Scores:
         level = 0.45 + 0.3 * ((number * 7) % 10) / 10 + dice.gauss(0, 0.12) + (lift if answer.side == "tuned" else 0)
         level = min(1.0, max(0.0, level))
         odd = {
             "grounding": min(1.0, level + 0.2), "citation_match": float(dice.random() < level), "right_refusal": None,
-            "wrong_refusal": float(dice.random() < 0.4 - lift), "guard_passed": 1.0, "tutorial_score": 1 - level,
+            "wrong_refusal": float(number % 13 == 5 and answer.side == "base"), "guard_passed": 1.0, "tutorial_score": 1 - level,
         }
         return dict.fromkeys(MEASURES, level) | odd
 
