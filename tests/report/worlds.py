@@ -85,7 +85,8 @@ def make_score(dice: random.Random, lift: float) -> Callable[[int, Answer], Scor
         level = min(1.0, max(0.0, level))
         odd = {
             "grounding": min(1.0, level + 0.2), "citation_match": float(dice.random() < level), "right_refusal": None,
-            "wrong_refusal": float(number % 13 == 5 and answer.side == "base"), "guard_passed": 1.0, "tutorial_score": 1 - level,
+            "wrong_refusal": float(number % 13 == 5 and answer.side == "base"), "guard_passed": 1.0,
+            "tutorial_score": 1 - level,
         }
         return dict.fromkeys(MEASURES, level) | odd
 
