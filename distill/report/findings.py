@@ -18,6 +18,14 @@ SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by 
 NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
 OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
 
+MEANINGS = {  # what no name tells, for someone who sees these measures for the first time
+    "correctness": "saying what the reference answer says", "technical_accuracy": "the right numbers, units and names",
+    "completeness": "how much of the reference answer is told", "grounding": "claims that the sources support",
+    "citation_match": "citing the right sources", "citation_precision": "citing no wrong source",
+    "citation_validity": "citing sources that exist", "refusal_right": "refusing exactly when it should",
+    "golden_score": "doing what each case asks for", "general_right": "general questions answered rightly",
+}
+
 Kind = Literal[
     "control", "seen", "rules", "failures", "worse", "forgot", "memorised", "smoke", "sample", "opinions", "speed",
 ]
@@ -134,8 +142,9 @@ def is_measurably_worse(settings: EvaluateSection, comparison: Comparison | None
 def describe_change(name: str, comparison: Comparison) -> str:
     """A metric's two means, the difference and its interval."""
     low, high = comparison.interval
+    meaning = f" ({MEANINGS[name]})" if name in MEANINGS else ""
     return (
-        f"{name.replace('_', ' ')}: {comparison.tuned:.3f}, the base {comparison.base:.3f}, "
+        f"{name.replace('_', ' ')}{meaning}: {comparison.tuned:.3f}, the base {comparison.base:.3f}, "
         f"so {comparison.difference:+.3f} (between {low:+.3f} and {high:+.3f})"
     )
 

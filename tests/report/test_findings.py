@@ -9,7 +9,8 @@ import pytest
 
 from distill.cases.case_set import Measure
 from distill.config import Config
-from distill.report.findings import list_findings
+from distill.metrics.table import TABLE
+from distill.report.findings import MEANINGS, list_findings
 from distill.report.results import Results, compare
 from tests.report.answers import make_config, make_results, make_votes
 from tests.report.test_results import compare_numbers, make_number_set, say
@@ -190,6 +191,10 @@ def test_rules_changed_after_an_evaluation_are_said(config: Config) -> None:
     text = tell(config, make_results(config), "rules", other_rules=[before])
     assert "on 2026-11-23, primary_metric was grounding, smallest_difference was 0.01." in text
     assert "rules" not in dict(find(config, make_results(config), other_rules=[]))
+
+
+def test_every_measure_that_may_decide_is_explained() -> None:
+    assert {name for name, metric in TABLE.items() if metric.measure.decides} <= set(MEANINGS)
 
 
 def test_a_slow_tuned_model_is_noted(config: Config) -> None:
