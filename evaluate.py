@@ -27,13 +27,13 @@ from typing import Any
 from distill.cases.case_set import CaseSet
 from distill.cases.loading import Answers, describe_sets, load_answers, load_sets, require_unseen
 from distill.config import Config, load_config
-from distill.engines.collecting import collect_answers
+from distill.engines.collecting import check_cache, collect_answers
 from distill.engines.engine import Engine, make_engine
 from distill.engines.models import Model, Side, find_models
 from distill.engines.options import make_options
 from distill.errors import PipelineError, run
 from distill.files import hold_lock, read_json, write_json_atomic, write_jsonl_atomic, write_text_atomic
-from distill.manifest import FILE_NAME, inherit, require_manifest, write_manifest
+from distill.manifest import FILE_NAME, inherit, read_manifest, require_manifest, require_same_settings, write_manifest
 from distill.metrics.table import require_metric
 from distill.report.results import Results, compare, declare_metric, list_other_rules, summarise
 from distill.teacher.keys import store_key
@@ -48,11 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each set only")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished evaluation")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
-    parser.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="count these votes, all files at once")
-    parser.add_argument("--ask", nargs="?", const="", metavar="QUESTION", help="ask both models now; nothing is written")
-    parser.add_argument("--set-key", action="store_true", help="type the judge's key into the keyring, and stop")
-    parser.add_argument("--switch", choices=("base", "tuned"), help="have HybridRAG3 use one of the two models")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="check everything, ask nothing")
+    instead.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="count these votes, all files at once")
+    instead.add_argument("--ask", nargs="?", const="", metavar="QUESTION", help="ask both models now; nothing is written")
+    instead.add_argument("--set-key", action="store_true", help="type the judge's key into the keyring, and stop")
+    instead.add_argument("--switch", choices=("base", "tuned"), help="have HybridRAG3 use one of the two models")
     parser.add_argument("--hybridrag-config", type=Path, metavar="PATH", help="HybridRAG3's config.yaml, for --switch")
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
@@ -70,10 +71,8 @@ def switch_hybridrag(config: Config, side: Side, path: Path) -> None:
     """Write a model's name into HybridRAG3's config. Raises PipelineError when gguf/ does not hold it."""
     from distill.switching import switch_model
 
-    manifest = config.gguf_dir / FILE_NAME  # read, not verified: that would hash gigabytes for one name
-    if not manifest.is_file():
-        raise PipelineError(f"{manifest} is missing: run  python export_gguf.py  first")
-    model = read_json(manifest)["details"]["models"].get(side)
+    # Read, not verified: that would hash gigabytes for one name.
+    model = read_manifest(config.gguf_dir, "export_gguf.py", config)["details"]["models"].get(side)
     if not model:
         raise PipelineError(f"gguf/ holds no {side} model: set export.export_base: true, export again with --overwrite")
     print("\n".join(switch_model(path, model["ollama_name"])))
@@ -87,7 +86,7 @@ def ask_now(config: Config, question: str) -> None:
     gguf = require_manifest(config.gguf_dir, "export_gguf.py", config)
     inherit(gguf, config.gguf_dir, config)
     models = find_models(config, gguf)
-    ask_loop(config, open_engine(config, models), models, Retriever(config), question or None)
+    ask_loop(config, open_engine(config, models), models, Retriever(config), question.strip() or None)
 
 
 def open_engine(config: Config, models: Mapping[Side, Model]) -> Engine:
@@ -155,7 +154,7 @@ def print_summary(config: Config, summary: Mapping[str, Any]) -> None:
             print(f"{star}{name:21} {shown[0]:>6}  {shown[1]:>6}  {shown[2]:>10}  {interval:16} {row['pairs']:4}")
     print()
     for finding in summary["first_page"]:
-        print(f"[{'OK' if finding['level'] == 'info' else 'WARN'}] {finding['text']}")
+        print(f"{'    ' if finding['level'] == 'info' else '[WARN]'} {finding['text']}")
     tag = "[OK]" if summary["verdict"] == "better" else "[WARN]"
     print(f"{tag} {summary['headline']}: {summary['reason']}\n[OK] {config.evaluation_dir / OUTPUTS[-1]}")
 
@@ -180,7 +179,9 @@ def main() -> None:
 
     require_metric(config.evaluate.primary_metric, config.prompt)
     finished = require_manifest(folder, "evaluate.py", config) if args.votes else None
-    if not finished and (folder / FILE_NAME).exists() and not args.overwrite:
+    if finished:
+        require_same_settings(finished, config)
+    if not (finished or args.overwrite or args.dry_run) and (folder / FILE_NAME).exists():
         raise PipelineError(f"{folder} holds a finished run: read {folder / 'report.html'}, or evaluate again with --overwrite")
     training = require_manifest(config.training_dir, "generate_training_data.py", config)
     gguf = require_manifest(config.gguf_dir, "export_gguf.py", config)
@@ -189,6 +190,8 @@ def main() -> None:
     if gguf["details"].get("smoke_run"):
         print("[WARN] adapters/ come from a smoke run (--limit): for trying out only")
     unseen = require_unseen(config, training, gguf)
+    make_options(config)
+    check_cache(config, folder)
 
     # ---------------------------------------------------------------------------
     # Questions and models
@@ -209,9 +212,6 @@ def main() -> None:
     # ---------------------------------------------------------------------------
     # Answers, all of one model before the next; or those of a finished run, to which votes are added
     with hold_lock(folder):
-        if args.overwrite and not finished:
-            for name in (FILE_NAME, *OUTPUTS):  # the manifest first: without it the folder counts as unfinished
-                (folder / name).unlink(missing_ok=True)
         if finished:
             before = read_json(folder / "summary.json")
             answers, judged, conditions = load_answers(folder / "answers.jsonl", sets), before["judge"], before["conditions"]
@@ -228,7 +228,7 @@ def main() -> None:
         results = compare(config, sets, answers, judged, votes)
         doubts = {"limit": limit, "smoke_run": bool(gguf["details"].get("smoke_run")), "unseen": unseen}
         summary = summarise(config, results, {**conditions, **doubts, "other_rules": list_other_rules(declared)})
-        (folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the folder counts as unfinished
+        (folder / FILE_NAME).unlink(missing_ok=True)  # now, and first: without it the folder counts as unfinished
         outputs = write_outputs(config, results, summary)
         settings = config.evaluate
         cases = [config.training_dir / "heldout.jsonl", *settings.own_cases, *settings.golden_cases]

@@ -48,6 +48,7 @@ from distill.report.statistics import Comparison, compare_pairs, correct_holm, j
 
 LIFT = 0.1
 FALSE = ("base against itself", "names swapped")  # the scenarios where every verdict is false
+NEED_TWO = ("base against itself", "lift everywhere")  # those that set two answers of the base against each other
 MOST_FALSE, LEAST_FOUND, WIDEST = 0.06, 0.90, 0.3  # the bars; a lift must be found where the paired SD is at most WIDEST
 
 
@@ -82,7 +83,7 @@ def draw_rows(rng: np.random.Generator, population: Population, questions: int) 
 
 
 def draw_two(rng: np.random.Generator, population: Population, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two different answers of the base to each question; the same one twice where each question has one."""
+    """Two different answers of the base to each question; the same one twice where there is no other."""
     samples = len(population.base)
     first = rng.integers(samples, size=len(rows))
     second = (first + rng.integers(1, max(samples, 2), size=len(rows))) % samples
@@ -118,6 +119,13 @@ def find_part(population: Population) -> np.ndarray:
     """For each metric the part of the way to the reference answers that is a mean lift of LIFT; nan where there is no room."""
     room = np.nanmean(population.reference, axis=0) - np.nanmean(population.base, axis=(0, 1))
     return np.where(room >= LIFT, LIFT / np.maximum(room, LIFT), np.nan)
+
+
+def find_truth(population: Population, scenario: str) -> np.ndarray:
+    """The mean difference of all that can be drawn, by metric: what an interval should hold."""
+    if scenario in FALSE:
+        return np.zeros(len(population.metrics))
+    return find_part(population) * np.nanmean(population.reference - population.base, axis=(0, 1))
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -169,7 +177,8 @@ def find_alarms(run: dict[str, Outcome], settings: EvaluateSection) -> tuple[boo
     others = {name: outcome for name, outcome in run.items() if name != settings.primary_metric}
     corrected = correct_holm({name: outcome.found.p_value for name, outcome in others.items()})
     worse = [name for name, outcome in others.items() if outcome.bare_word == "worse"]
-    return any(corrected[name] <= 1 - settings.confidence + 1e-9 for name in worse), bool(worse)
+    sure = [name for name in worse if others[name].found.documents_agree]
+    return any(corrected[name] <= 1 - settings.confidence + 1e-9 for name in sure), bool(worse)
 
 
 # -----------------------------------------------------------------------------
@@ -178,17 +187,21 @@ def find_alarms(run: dict[str, Outcome], settings: EvaluateSection) -> tuple[boo
 
 @dataclass(frozen=True)
 class Row:
-    """One metric in one scenario, as shares of the runs; `spread` is the mean of the paired standard deviations."""
+    """One metric in one scenario, as shares of the runs; `spread` is the mean of the paired standard deviations.
+
+    `held` is the share of runs whose interval holds the true difference.
+    """
 
     verdicts: float
     better: float
     bare: float
+    held: float
     spread: float
     documents: float
 
 
-def summarise_runs(runs: Sequence[dict[str, Outcome]], metric: str) -> Row | None:
-    """None where the metric applied to no run."""
+def summarise_runs(runs: Sequence[dict[str, Outcome]], metric: str, truth: float) -> Row | None:
+    """None where the metric applied to no run. `truth`: see `find_truth`."""
     outcomes = [run[metric] for run in runs if metric in run]
     if not outcomes:
         return None
@@ -198,17 +211,28 @@ def summarise_runs(runs: Sequence[dict[str, Outcome]], metric: str) -> Row | Non
 
     return Row(
         verdicts=share(o.word in ("better", "worse") for o in outcomes), better=share(o.word == "better" for o in outcomes),
-        bare=share(o.bare_word in ("better", "worse") for o in outcomes), spread=float(np.mean([o.spread for o in outcomes])),
+        bare=share(o.bare_word in ("better", "worse") for o in outcomes), held=share(holds(o.found, truth) for o in outcomes),
+        spread=float(np.mean([o.spread for o in outcomes])),
         documents=float(np.median([o.found.groups for o in outcomes])),
     )
 
 
+def holds(found: Comparison, truth: float) -> bool:
+    """Whether the interval holds the true difference; none, where there is one document, excludes nothing."""
+    return found.interval is None or found.interval[0] <= truth <= found.interval[1]
+
+
 def measure(population: Population, settings: EvaluateSection, runs: int, questions: int) -> dict[str, Any]:
-    """Each scenario's rows by metric, each metric in runs of its own; and the share of runs with a false alarm."""
-    rows: dict[str, dict[str, Row | None]] = {name: {} for name in SCENARIOS}
+    """Each scenario's rows by metric, each metric in runs of its own; and the share of runs with a false alarm.
+
+    Where each question has one answer of the base, nothing is measured by setting it against itself.
+    """
+    rows: dict[str, dict[str, Row | None]] = {name: dict.fromkeys(population.metrics) for name in SCENARIOS}
+    played = [name for name in SCENARIOS if len(population.base) > 1 or name not in NEED_TWO]
+    false = [name for name in FALSE if name in played]
     alarms: dict[str, tuple[float, float]] = {}
     metrics = [population.narrow(metric) for metric in population.metrics]
-    total = runs * (len(SCENARIOS) * len(metrics) + len(FALSE))
+    total = runs * (len(played) * len(metrics) + len(false))
     with show_progress(total, "judging", "run") as progress:
 
         def play(drawn: Population, scenario: str) -> list[dict[str, Outcome]]:
@@ -218,10 +242,11 @@ def measure(population: Population, settings: EvaluateSection, runs: int, questi
                 progress.advance(note=scenario)
             return done
 
-        for scenario in SCENARIOS:
+        for scenario in played:
             for drawn in metrics:
-                rows[scenario][drawn.metrics[0]] = summarise_runs(play(drawn, scenario), drawn.metrics[0])
-        for scenario in FALSE:
+                name, truth = drawn.metrics[0], float(find_truth(drawn, scenario)[0])
+                rows[scenario][name] = summarise_runs(play(drawn, scenario), name, truth)
+        for scenario in false:
             found = [find_alarms(run, settings) for run in play(population, scenario)]
             alarms[scenario] = tuple(np.mean(found, axis=0).tolist())
     return {"rows": rows, "alarms": alarms}
@@ -240,13 +265,14 @@ def describe(population: Population, settings: EvaluateSection, found: dict[str,
         f"| metric | questions | documents in a run | base | {' | '.join(f'{name} | {WORDS[name]}' for name in SCENARIOS)} |",
         f"|---|---|---|---{'|---|---' * len(SCENARIOS)}|",
         *(
-            f"| {name} | {len(drawn[name].groups)} | {found['rows'][FALSE[0]][name].documents:.0f} | "
+            f"| {name} | {len(drawn[name].groups)} | {found['rows']['names swapped'][name].documents:.0f} | "
             + f"{np.nanmean(drawn[name].base):.3f} | "
             + " | ".join(cell for scenario in SCENARIOS for cell in show(scenario, found["rows"][scenario][name])) + " |"
             for name in population.metrics
         ),
         "",
-        *(f"- {name}: {'met' if met else 'MISSED'}" for name, met in check_bars(found, settings.primary_metric).items()),
+        *(f"- {name}: {MET[met]}" for name, met in check_bars(found, settings.primary_metric).items()),
+        *(f"- {scenario}, {line}" for scenario, rows in found["rows"].items() if (line := describe_held(rows))),
         *(
             f"- {name}, first page: another metric called worse in {confirmed:.1%} of the runs as confirmed, in {hinted:.1%} "
             "as a hint at least"
@@ -262,22 +288,37 @@ def show(scenario: str, row: Row | None) -> tuple[str, str]:
     return (f"{row.verdicts:.1%}", f"{row.bare:.1%}") if scenario in FALSE else (f"{row.better:.1%}", f"{row.spread:.3f}")
 
 
-def check_bars(found: dict[str, Any], primary: str) -> dict[str, bool]:
+def describe_held(rows: dict[str, Row | None]) -> str:
+    """How often the intervals of one scenario hold the true difference; empty where nothing was measured."""
+    held = {name: row.held for name, row in rows.items() if row}
+    if not held:
+        return ""
+    least = min(held, key=held.__getitem__)
+    return (
+        f"the interval holds the true difference in {np.mean(list(held.values())):.1%} of the runs on average of "
+        f"{len(held)} metrics, in {held[least]:.1%} at least ({least})"
+    )
+
+
+MET = {True: "met", False: "MISSED", None: "not measured"}
+
+
+def check_bars(found: dict[str, Any], primary: str) -> dict[str, bool | None]:
     """Each bar in words and whether it is met: by the primary metric, which decides, and by every one that could.
 
-    A lift counts where the paired SD is at most WIDEST. Where a bar is missed its words name the metrics.
+    A lift counts where the paired SD is at most WIDEST. Where a bar is missed its words name the metrics. None: nothing counts.
     """
-    bars = {}
+    bars: dict[str, bool | None] = {}
     for scenario, rows in found["rows"].items():
         counted = {name: row for name, row in rows.items() if row and (scenario in FALSE or row.spread <= WIDEST)}
         if scenario in FALSE:
             bar, missed = f"a verdict in at most {MOST_FALSE:.0%}", {n for n, r in counted.items() if r.verdicts > MOST_FALSE}
         else:
             bar, missed = f"found in at least {LEAST_FOUND:.0%}", {n for n, r in counted.items() if r.better < LEAST_FOUND}
-        if primary in counted:
-            bars[f"{scenario}, {bar}, {primary}"] = primary not in missed
+        if primary in rows:
+            bars[f"{scenario}, {bar}, {primary}"] = primary not in missed if primary in counted else None
         names = f" ({', '.join(sorted(missed))})" if missed else ""
-        bars[f"{scenario}, {bar}, each of {len(counted)} metrics{names}"] = not missed
+        bars[f"{scenario}, {bar}, each of {len(counted)} metrics{names}"] = not missed if counted else None
     return bars
 
 

@@ -12,6 +12,7 @@ from distill.config import Config
 from distill.engines.calls import Ask
 from distill.engines.engine import Engine
 from distill.engines.models import Model, Side
+from distill.errors import PipelineError
 from distill.metrics.table import score_free
 from distill.prompts import find_citations, to_messages, wants_citations
 from distill.records import Answer
@@ -28,14 +29,18 @@ def ask_loop(
     """Answer `question`; without one, whatever is typed, until an empty line, Ctrl-C or Ctrl-D.
 
     For a single question one model is loaded after the other, as in an evaluation; in the loop they stay loaded. A failed call
-    is a [FAIL] line. Raises PipelineError for an index or a model that cannot be used.
+    is a [FAIL] line. Raises PipelineError for an index or a model that cannot be used, and for a single question that a model
+    did not answer.
     """
     if question is not None:
-        return answer_question(config, models, retriever, engine.load, question)
+        failed = answer_question(config, models, retriever, engine.load, question)
+        if failed:
+            raise PipelineError(f"{' and '.join(failed)} gave no answer: see above")
+        return
     with ExitStack() as stack:
         load = keep_loaded(engine, stack)
         try:
-            while text := input(PROMPT).strip():
+            while text := to_characters(input(PROMPT)).strip():
                 answer_question(config, models, retriever, load, text)
         except (EOFError, KeyboardInterrupt):
             print()
@@ -53,17 +58,23 @@ def keep_loaded(engine: Engine, stack: ExitStack) -> Load:
     return load
 
 
-def answer_question(config: Config, models: Mapping[Side, Model], retriever: Retriever, load: Load, text: str) -> None:
-    """Print the sources that were found and every model's answer to the same prompt."""
+def to_characters(text: str) -> str:
+    """What was typed or piped, with a mark for each byte that is no UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def answer_question(config: Config, models: Mapping[Side, Model], retriever: Retriever, load: Load, text: str) -> list[Side]:
+    """Print the sources that were found and every model's answer to the same prompt; returns the models that gave none."""
     question = make_question(config, retriever, text)
     scores = [chunk.score for chunk in retriever.find(text)]
     print("\n".join(describe_sources(config, question, scores)))
-    if not question.sources:
-        return
-    for side, model in models.items():
+    failed: list[Side] = []
+    for side, model in models.items() if question.sources else ():
         with load(side) as ask:
             answer = ask(question)
+        failed += [side] * bool(answer.error)
         print("\n".join([RULE, f"{side}: {model.name}", RULE, *describe_answer(config, question, answer)]))
+    return failed
 
 
 def make_question(config: Config, retriever: Retriever, text: str) -> Question:
@@ -113,7 +124,7 @@ def describe_scores(config: Config, question: Question, text: str) -> list[str]:
     """What can be measured without a reference answer."""
     scores = score_free(config.prompt, question.text, question.sources, text)
     grounding, passed = scores["grounding"], scores["guard_passed"]
-    lines = [] if grounding is None else [f"     grounding {grounding:.2f} (1.00: the sources hold every statement)"]
+    lines = [] if grounding is None else [f"     grounding {grounding:.2f} (1.00: no unsupported statement was found)"]
     if passed is not None:
         lines.append(f"     HybridRAG3's answer guard would {'show' if passed else 'withhold'} it")
     return lines

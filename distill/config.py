@@ -14,7 +14,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from distill.errors import PipelineError
 from distill.files import read_text
@@ -29,6 +38,11 @@ def resolve_path(path: Path, info: ValidationInfo) -> Path:
         raise ValueError("a backslash in double quotes became a control character: write the path with forward slashes")
     folder = (info.context or {}).get("folder", Path.cwd())
     return Path(os.path.abspath(folder / path.expanduser()))
+
+
+def to_tuple(value: Any) -> Any:
+    """One file written without brackets is a list of one, null an empty list."""
+    return () if value is None else (value,) if isinstance(value, (str, Path)) else value
 
 
 def resolve_model(name: str, info: ValidationInfo) -> str:
@@ -73,6 +87,7 @@ def check_pattern(pattern: str) -> str:
 
 MODEL_KEYS = ("base_model", "model", "stock_model")  # names, or absolute paths: see resolve_model
 ConfigPath = Annotated[Path, AfterValidator(resolve_path)]
+ConfigPaths = Annotated[tuple[ConfigPath, ...], BeforeValidator(to_tuple)]
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(resolve_model)]
 BaseUrl = Annotated[str, AfterValidator(check_url)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -221,7 +236,7 @@ class GenerateSection(Section):
     """Stage 1: questions and index in, training rows out."""
 
     questions_file: ConfigPath | None = Path("domain_questions.yaml")
-    curated_files: tuple[ConfigPath, ...] = ()
+    curated_files: ConfigPaths = ()
     documents: DocumentsSection = EMPTY
     recordings_file: ConfigPath | None = None
     index_folder: ConfigPath = Path("D:/RAG Indexed Data")
@@ -244,7 +259,7 @@ class FinetuneSection(Section):
     base_model: ModelName = "unsloth/Phi-4-mini-instruct"
     base_revision: str | None = None
     continue_from: ConfigPath | None = None
-    more_training_data: tuple[ConfigPath, ...] = ()
+    more_training_data: ConfigPaths = ()
     backend: Literal["auto", "unsloth", "peft"] = "auto"
     vram_gb: float | None = Field(default=None, gt=0)
     load_in_4bit: bool | Literal["auto"] = "auto"
@@ -350,14 +365,14 @@ class EvaluateSection(Section):
     max_tokens: Positive = 512
     seed: int = 42
     embedder: EmbedderSection = Field(default={"query_prefix": ""})
-    own_cases: tuple[ConfigPath, ...] = ()
-    golden_cases: tuple[ConfigPath, ...] = ()
+    own_cases: ConfigPaths = ()
+    golden_cases: ConfigPaths = ()
     general_questions: bool = True
     memory_probes: int = Field(default=100, ge=0)
     primary_metric: str = "correctness"
-    smallest_difference: float = Field(default=0.05, ge=0)
+    smallest_difference: float = Field(default=0.05, ge=0, lt=1)
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    bootstrap_samples: Positive = 10_000
+    bootstrap_samples: int = Field(default=10_000, ge=100)
     max_failed_share: Share = 0.05
     judge: JudgeSection = EMPTY
 
@@ -454,7 +469,20 @@ def load_config(path: Path) -> Config:
     if problems:
         named = [f"{path}:{lines[key]} {key}: {text}" if key in lines else f"{path} {key}: {text}" for key, text in problems]
         raise PipelineError("\n       ".join(named))
+    PLACES.clear()
+    PLACES.update({key: f"{path}:{line}" for key, line in lines.items()} | {"": str(path)})
     return config
+
+
+PLACES: dict[str, str] = {}  # file and line of each key of the config that was read last; under "" the file alone
+
+
+def name_place(message: str) -> str:
+    """A message about a key ("config.yaml evaluate.seed is ...") with the file, which may have another name, and the line."""
+    found = re.match(r"config\.yaml ([\w.]+)", message)
+    if not found or not PLACES:
+        return message
+    return PLACES.get(found[1].rstrip("."), PLACES[""]) + message.removeprefix("config.yaml")
 
 
 def fill_template(data: dict[str, Any], folder: Path) -> None:

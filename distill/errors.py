@@ -35,7 +35,9 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except PipelineError as error:
-        print(f"[FAIL] {error}", file=sys.stderr)
+        from distill.config import name_place
+
+        print(f"[FAIL] {name_place(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\n[WARN] stopped: run the same command again to go on from what is saved", file=sys.stderr)

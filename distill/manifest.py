@@ -106,18 +106,27 @@ def require_manifest(folder: Path, made_by: str, config: Config) -> dict[str, An
 
     Raises PipelineError when the stage has not finished, or a file is missing or changed since; each names the script to run.
     """
-    path = folder / FILE_NAME
     # Stage 1 makes its files anew from the answers it has; with --overwrite it would ask the teacher again.
     first = made_by == "generate_training_data.py"
     again = f"run  python {made_by}{'' if first else ' --overwrite'}  again"
     mend = f"run  python {made_by} --accept-edits  if you edited it, or make it anew: {again}" if first else again
-    if not path.is_file():
-        raise PipelineError(f"{name_path(path, config.work_dir)} is missing: run  python {made_by}  first")
-    manifest = read_json(path)
-    if manifest.get("made_by") != made_by:
-        raise PipelineError(f"{name_path(path, config.work_dir)} was made by {manifest.get('made_by')}, not {made_by}")
+    manifest = read_manifest(folder, made_by, config)
     for output in manifest["outputs"]:
         require_unchanged(config.work_dir / output["path"], output, again, mend)
+    return manifest
+
+
+def read_manifest(folder: Path, made_by: str, config: Config) -> dict[str, Any]:
+    """A manifest without a look at the files it names. Raises PipelineError where it is missing or not of that script."""
+    path = folder / FILE_NAME
+    name = name_path(path, config.work_dir)
+    if not path.is_file():
+        raise PipelineError(f"{name} is missing: run  python {made_by}  first")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not {"made_by", "outputs", "fixed", "details"} <= manifest.keys():
+        raise PipelineError(f"{name} is damaged: make it anew, run  python {made_by} --overwrite")
+    if manifest["made_by"] != made_by:
+        raise PipelineError(f"{name} was made by {manifest['made_by']}, not {made_by}")
     return manifest
 
 
@@ -146,6 +155,19 @@ def inherit(manifest: Mapping[str, Any], folder: Path, config: Config, announce:
     for key in announce:
         print(f"[OK] Inherited {key.split('.')[-1]}={manifest['fixed'][key]} from {source}")
     return dict(manifest["fixed"])
+
+
+def require_same_settings(finished: Mapping[str, Any], config: Config) -> None:
+    """Raises PipelineError when config.yaml says another thing than when a finished stage ran that is now only added to."""
+    for section, before in finished["config"].items():
+        now = config.describe(section)
+        for key in now:
+            if now[key] != before.get(key):
+                was, shown = show_difference(before.get(key), now[key])
+                raise PipelineError(
+                    f"config.yaml {section}.{key} is {shown} but was {was} in the finished run: "
+                    f"put the old value back, or run  python {finished['made_by']} --overwrite"
+                )
 
 
 def first_stage(key: str) -> str:

@@ -41,6 +41,7 @@ def switch_model(path: Path, name: str) -> list[str]:
     text = read_text(path)  # with its line ends, without a byte order mark
     mark = BYTE_ORDER_MARK if path.read_bytes().startswith(BYTE_ORDER_MARK) else b""
     values, line, changed = change_model(path, text, name)
+    warnings = list(list_warnings(path, values, name))  # all is read before anything is written
     before = find_value(values, KEY)
     if before == name:
         lines = [f"[OK] {path}:{line} {DOTTED} is {name} already: nothing was changed"]
@@ -51,7 +52,7 @@ def switch_model(path: Path, name: str) -> list[str]:
             f"[OK] the file as it was: {backup}",
         ]
     lines.append('[OK] now start HybridRAG3 anew; the "Auto" of its GUI picks a model by itself, so choose this one there')
-    return [*lines, *(f"[WARN] {warning}" for warning in list_warnings(path, values, name))]
+    return [*lines, *(f"[WARN] {warning}" for warning in warnings)]
 
 
 def find_config(path: Path) -> Path:
@@ -72,7 +73,7 @@ def change_model(path: Path, text: str, name: str) -> tuple[dict[str, Any], int,
         root, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         raise PipelineError(f"{path}:{error.problem_mark.line + 1} is not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, such as 2026-02-30
         raise PipelineError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     node = find_node(root)
     if node is None:
@@ -112,7 +113,7 @@ def load_or_none(text: str) -> Any:
     """The values of a YAML text; None where it is none."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
@@ -211,5 +212,5 @@ def load_beside(path: Path) -> Any:
     """The values of a YAML file; None where there is none to read: HybridRAG3 does without it, too."""
     try:
         return yaml.safe_load(read_text(path)) if path.is_file() else None
-    except (PipelineError, yaml.YAMLError):
+    except (PipelineError, yaml.YAMLError, ValueError, RecursionError):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill.asking import ask_loop, to_printable
+from distill.asking import ask_loop, to_characters, to_printable
 from distill.cases.retrieving import Retriever
 from distill.config import Config
 from distill.engines.engine import make_engine
@@ -173,9 +173,15 @@ def test_a_failed_call_is_a_line_and_the_other_model_still_answers(
     config: Config, server: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.reply = lambda body: (500, {"error": "out of \x1b[31mmemory"}) if body["model"] == BASE else "Fine. [Source 1]"
-    ask(config, QUESTION)
+    with pytest.raises(PipelineError, match="base gave no answer"):
+        ask(config, QUESTION)
     shown = capsys.readouterr().out
     assert "[FAIL] " in shown and "out of ?[31mmemory" in shown and "\x1b" not in shown and "Fine. [Source 1]" in shown
+
+
+def test_bytes_that_are_no_text_end_nothing() -> None:
+    typed = b"What is caf\xe9 \xc3\xa9?".decode("utf-8", "surrogateescape")  # as Python reads a pipe
+    assert to_characters(typed) == "What is caf\ufffd \u00e9?"
 
 
 def test_where_nothing_is_near_no_model_is_asked(

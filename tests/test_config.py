@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill.config import Config, load_config
+from distill.config import Config, load_config, name_place
 from distill.errors import PipelineError
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
@@ -78,6 +78,8 @@ def list_keys(value: object, prefix: str = "") -> set[str]:
         ("generate:\n  teacher:\n    budget_usd: 0\n", r"generate.teacher.budget_usd: .*greater than 0"),
         ("generate:\n  index:\n    text: ''\n", r"config.yaml:3 generate.index.text"),
         ("generate:\n  context:\n    golden_less_share: 1\n", r"generate.context.golden_less_share: .*less than 1"),
+        ("evaluate:\n  smallest_difference: 1\n", r"config.yaml:2 evaluate.smallest_difference: .*less than 1"),
+        ("evaluate:\n  bootstrap_samples: 1\n", r"evaluate.bootstrap_samples: .*greater than or equal to 100"),
         ("evaluate:\n  ollama_url: localhost:11434\n", r"evaluate.ollama_url: must be an http or https address"),
         ("generate:\n  teacher:\n    base_url: https://me:secret@host/v1\n", r"must hold no user name, password or key"),
         ("work_dir: .\nwork_dir: ..\n", r"config.yaml:2 work_dir: stands twice, also in line 1"),
@@ -91,6 +93,25 @@ def test_problem_names_file_line_and_key(tmp_path: Path, text: str, expected: st
         load_text(tmp_path, text)
     assert re.search(expected, str(problem.value))
     assert "secret" not in str(problem.value) or "password" in str(problem.value)
+
+
+@pytest.mark.parametrize(("value", "names"), [("null", []), ("[]", []), ("a.jsonl", ["a.jsonl"]), ("[a.jsonl, b.jsonl]", 2)])
+def test_a_list_of_files_may_be_one_file_or_null(tmp_path: Path, value: str, names: object) -> None:
+    cases = load_text(tmp_path, f"evaluate:\n  own_cases: {value}\n").evaluate.own_cases
+    assert len(cases) == names if isinstance(names, int) else [path.name for path in cases] == names
+
+
+@pytest.mark.parametrize(("message", "expected"), [
+    ("config.yaml evaluate.seed is 1: put 2", "{path}:2 evaluate.seed is 1: put 2"),
+    ("config.yaml evaluate.seed: odd", "{path}:2 evaluate.seed: odd"),
+    ("config.yaml export.name is odd", "{path} export.name is odd"),  # not written there: a default
+    ("seed in config.yaml is odd", "seed in config.yaml is odd"),
+])
+def test_a_later_message_about_a_key_has_file_and_line_too(tmp_path: Path, message: str, expected: str) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("evaluate:\n  seed: 1\n")
+    load_config(path)
+    assert name_place(message) == expected.format(path=path)
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
     ("body", "code", "present", "absent"),
     [
         ("raise PipelineError('x.yaml:3 is wrong: mend it')", 1, "[FAIL] x.yaml:3 is wrong: mend it\n", "Traceback"),
+        ("raise PipelineError('config.yaml x.y is odd: mend it')", 1, "[FAIL] config.yaml x.y is odd: mend it\n", "Traceback"),
         ("raise KeyboardInterrupt", 130, "[WARN] stopped: run the same command again", "Traceback"),
         ("raise OSError(28, 'No space left', 'x')", 1, "[FAIL] x: No space left: make room, or mend work_dir", "Traceback"),
         ("raise OSError(27, 'File too large', 'x')", 1, "[FAIL] x: File too large: make room", "Traceback"),

@@ -102,7 +102,8 @@ def test_equal_answers_are_no_measurable_difference(
     world.run(monkeypatch)
     summary = world.read_json("summary.json")
     assert summary["verdict"] == "no measurable difference"
-    assert summary["metrics"]["correctness"]["interval"] == [0.0, 0.0]
+    low, high = summary["metrics"]["correctness"]["interval"]
+    assert summary["metrics"]["correctness"]["difference"] == 0 and low < 0 < high, "equal here is not equal everywhere"
     assert "[WARN] No measurable difference: " in capsys.readouterr().out
 
 
@@ -477,6 +478,72 @@ def test_smoke_run_is_told(world: World, monkeypatch: pytest.MonkeyPatch, capsys
 
 # -----------------------------------------------------------------------------
 # Inputs that stop it
+
+
+def list_files(world: World) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (world.folder / "evaluation").iterdir() if path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ("max_tokens: 4096", r"config.yaml evaluate.max_tokens is 4096, but the models read and write 4096 tokens in all"),
+    ("primary_metric: nonsense", "did you mean"),
+])
+@pytest.mark.parametrize("options", [["--overwrite"], ["--overwrite", "--dry-run"]])
+def test_what_cannot_be_done_costs_no_finished_report(
+    world: World, monkeypatch: pytest.MonkeyPatch, settings: str, told: str, options: list[str]
+) -> None:
+    world.run(monkeypatch)
+    before = list_files(world)
+    write_config(world.folder, world.server.base_url, settings)
+    with pytest.raises(PipelineError, match=told):
+        world.run(monkeypatch, *options)
+    assert list_files(world) == before
+
+
+def test_a_run_that_fails_while_it_asks_leaves_the_finished_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    before = world.read_report()
+    write_config(world.folder, world.server.base_url, "max_tokens: 100")
+    world.server.reply = lambda body: (500, {"error": "out of memory"})
+    with pytest.raises(PipelineError, match="out of memory"):
+        world.run(monkeypatch, "--overwrite")
+    assert world.read_report() == before and (world.folder / "evaluation" / "manifest.json").exists()
+
+
+def test_a_dry_run_looks_at_what_a_finished_run_needs_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run(monkeypatch)
+    world.run(monkeypatch, "--dry-run")
+    assert "[OK] dry run: nothing was asked" in capsys.readouterr().out
+    (world.folder / "evaluation" / "cache.jsonl").write_text("{broken\n{}\n", encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"cache\.jsonl:1"):
+        world.run(monkeypatch, "--dry-run")
+
+
+def test_votes_are_added_to_the_run_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(monkeypatch)
+    path = write_votes(world, "base", world.folder / "votes.json")
+    write_config(world.folder, world.server.base_url, "max_tokens: 50")
+    with pytest.raises(PipelineError, match=r"evaluate.max_tokens is '50' but was '512' in the finished run"):
+        world.run(monkeypatch, "--votes", str(path))
+
+
+def test_votes_that_replace_others_are_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run(monkeypatch)
+    path = str(write_votes(world, "base", world.folder / "votes.json"))
+    world.run(monkeypatch, "--votes", path)
+    assert "are replaced" not in capsys.readouterr().out
+    world.run(monkeypatch, "--votes", path)
+    assert "[WARN] the votes that were counted before are replaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--ask", "x", "--dry-run"], ["--votes", "v.json", "--dry-run"], ["--ask", "--set-key"]])
+def test_two_things_at_once_are_refused(world: World, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        world.run(monkeypatch, *options)
 
 
 def add_to_config(world: World, line: str) -> None:

@@ -104,3 +104,13 @@ def test_announced_values_are_printed(tmp_path: Path, capsys: pytest.CaptureFixt
     manifest = json.loads(finish_stage_1(config).read_text(encoding="utf-8"))
     inherit(manifest, config.training_dir, config, announce=["prompt.citation"])
     assert capsys.readouterr().out == "[OK] Inherited citation=[Source {number}] from training_data/manifest.json\n"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"made_by": "finetune.py"}', '"text"'])
+def test_what_is_no_manifest_is_one_line(tmp_path: Path, content: str) -> None:
+    config = make_config(tmp_path)
+    folder = config.adapters_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(PipelineError, match=r"adapters/manifest.json is damaged: make it anew, run  python finetune.py"):
+        require_manifest(folder, "finetune.py", config)

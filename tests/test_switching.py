@@ -49,6 +49,14 @@ def list_told(config: Path, name: str = TUNED) -> list[str]:
     return [line for line in switch_model(config, name) if line.startswith("[WARN]")]
 
 
+def test_a_profile_file_that_is_no_yaml_stops_nothing_and_a_date_that_is_none_is_one_line(config: Path) -> None:
+    (config.parent / "user_modes.yaml").write_text("last_used: 2026-02-30\n")
+    assert switch_model(config, TUNED)[0].startswith("[OK]")
+    config.write_text(CONFIG + "made: 2026-13-45\n")
+    with pytest.raises(PipelineError, match="is not YAML"):
+        switch_model(config, BASE)
+
+
 # -----------------------------------------------------------------------------
 # What changes
 

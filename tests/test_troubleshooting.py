@@ -63,7 +63,7 @@ def matches(quote: str, text: str) -> bool:
 # What the scan meets on its way to a message and what is none: good news, advice behind a message, fillings. * is anything.
 NO_MESSAGES = (
     # evaluate.py --ask: the prompt and the figures of an answer
-    "Question (an empty line ends)", "(it said nothing)", "first token after ... s", "grounding ... (1.00: *",
+    "(it said nothing)", "first token after ... s", "grounding ... (1.00: *",
     "HybridRAG3's answer guard would ... it",
     # advice, the second half of a message
     "set finetune.base_model to a complete folder *", "run python finetune.py --download where there is internet*",

@@ -18,10 +18,11 @@ from distill.engines.options import Options, options_for
 from distill.errors import PipelineError
 from distill.files import sha256_text
 from distill.gguf.modelfile import read_modelfile
+from distill.ollama import with_tag
 from distill.records import Answer
 
 Ask = Callable[[Question], Answer]
-HASH_VERSION = 2  # of what hash_request covers
+HASH_VERSION = 3  # of what hash_request covers
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,12 @@ def hash_request(call: str, model: Model, wrapping: Mapping[str, Any], question:
     """
     What an answer depends on, as one sha256; an answer with the same one need not be asked for again.
 
-    call: the engine and its endpoint. wrapping: see describe_wrapping. Beside them the model's bytes, the messages, the opening
-    and the options.
+    call: the engine and its endpoint. wrapping: see describe_wrapping. Beside them the program that runs the model and its
+    version, the model's bytes (its name where nobody tells their hash), the messages, the opening and the options.
     """
     messages = [dict(message) for message in question.messages]
-    parts = [HASH_VERSION, call, model.sha256, dict(wrapping), messages, question.opening, options_for(question, options)]
+    asked = [call, model.runtime, model.sha256 or with_tag(model.name), dict(wrapping)]
+    parts = [HASH_VERSION, *asked, messages, question.opening, options_for(question, options)]
     return sha256_text(json.dumps(parts, sort_keys=True, ensure_ascii=True))
 
 

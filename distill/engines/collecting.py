@@ -19,6 +19,7 @@ from pathlib import Path
 
 from distill.cases.case_set import CaseSet, Question, SetName
 from distill.config import Config
+from distill.encryption import find_key
 from distill.engines.calls import Ask, describe_wrapping, hash_request
 from distill.engines.engine import Engine
 from distill.engines.models import Model, Side
@@ -100,6 +101,13 @@ def load_cache(path: Path, wanted: Collection[str]) -> dict[str, Answer]:
     names = {field.name for field in fields(Answer)}
     rows = (row for _, row in read_jsonl(path, torn_end=True) if row.get("request_sha256") in wanted)
     return {row["request_sha256"]: Answer(**{key: row[key] for key in row.keys() & names}) for row in rows}
+
+
+def check_cache(config: Config, folder: Path) -> None:
+    """Raises PipelineError for a cache that cannot be read, or answers that could not be encrypted."""
+    load_cache(folder / CACHE, ())
+    if config.encrypt:
+        find_key()  # without one yet it is made when the first answer is written
 
 
 def count(plans: Mapping[SetName, Sequence[Request]], sha256: str) -> int:

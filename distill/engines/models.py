@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from distill.config import Config
 from distill.errors import PipelineError
 from distill.files import sha256_file
-from distill.ollama import OllamaClient, with_tag
+from distill.ollama import OllamaClient, OllamaError, with_tag
 from distill.records import ModelSide
 
 Side = ModelSide
@@ -22,8 +23,9 @@ SIDES: tuple[Side, Side, Side] = ("base", "tuned", "stock")  # in the order in w
 class Model:
     """One model. `file` is relative to work_dir, and has no folder outside it.
 
-    `sha256` is that of the GGUF file; of a stock model in Ollama, Ollama's own digest, which covers its TEMPLATE too. Such a
-    model has no `path` that we know of, and no stock model has a `modelfile` of ours.
+    `sha256` is that of the GGUF file; of a stock model in Ollama, Ollama's own digest, which covers its TEMPLATE too, or "" if
+    it tells none. Such a model has no `path` that we know of, and no stock model has a `modelfile` of ours. `runtime` is the
+    program that runs it, with its version: another one may give other answers.
     """
 
     side: Side
@@ -33,13 +35,15 @@ class Model:
     sha256: str
     bytes: int
     modelfile: Path | None
+    runtime: str = ""
 
 
 def find_models(config: Config, manifest: Mapping[str, Any]) -> dict[Side, Model]:
     """
     What gguf/manifest.json holds, and evaluate.stock_model, in the order of SIDES. Without export.export_base there is no base.
 
-    Asks Ollama for the stock model's digest. Raises PipelineError when that model is missing, or is one of the two.
+    Asks Ollama for its version, and for the stock model's digest. Raises PipelineError when Ollama does not answer, or that
+    model is missing, or is one of the two.
     """
     found, models = manifest["details"]["models"], {}
     files = {output["path"]: output for output in manifest["outputs"]}
@@ -49,7 +53,29 @@ def find_models(config: Config, manifest: Mapping[str, Any]) -> dict[Side, Model
     if config.evaluate.stock_model:
         models["stock"] = find_stock(config, config.evaluate.stock_model)
         require_another(models)
-    return models
+    runtime = describe_runtime(config)
+    return {side: replace(model, runtime=runtime) for side, model in models.items()}
+
+
+def describe_runtime(config: Config) -> str:
+    """The engine and its version, such as "ollama 0.30.1"; the engine alone where it does not tell."""
+    if config.evaluate.engine == "embedded":
+        return f"xllamacpp {find_version('xllamacpp')}".strip()
+    client = OllamaClient(config.evaluate.ollama_url, config.evaluate.timeout_seconds)
+    try:
+        return f"ollama {client.version()}".strip()
+    except OllamaError as error:
+        if error.status == 404:  # something that speaks Ollama's language
+            return "ollama"
+        raise
+
+
+def find_version(package: str) -> str:
+    """An installed package's version, "" without it: loading a model says what to install."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def to_model(config: Config, side: Side, entry: Mapping[str, Any], output: Mapping[str, Any]) -> Model:

@@ -7,14 +7,23 @@ from typing import Any
 
 from distill.cases.case_set import Question
 from distill.config import Config
+from distill.errors import PipelineError
 from distill.files import sha256_text
 
 Options = Mapping[str, Any]
 
 
 def make_options(config: Config) -> dict[str, Any]:
-    """The options of every call; num_ctx is the one that the Modelfile serves with."""
+    """The options of every call; num_ctx is the one that the Modelfile serves with.
+
+    Raises PipelineError where the longest answer would leave no room for a prompt.
+    """
     settings = config.evaluate
+    if settings.max_tokens >= config.export.num_ctx:
+        raise PipelineError(
+            f"config.yaml evaluate.max_tokens is {settings.max_tokens}, but the models read and write {config.export.num_ctx} "
+            "tokens in all (export.num_ctx): lower it, so that there is room for the prompt"
+        )
     return {
         "temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k, "seed": settings.seed,
         "num_ctx": config.export.num_ctx, "num_predict": settings.max_tokens,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill.report.results import Results
 
 SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by less
+BLIND = 1.5  # a sample that shows only this many times the smallest difference that matters has left much unseen
 NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
 OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
 
@@ -27,7 +28,7 @@ MEANINGS = {  # what no name tells, for someone who sees these measures for the 
 }
 
 Kind = Literal[
-    "control", "seen", "rules", "failures", "worse", "forgot", "memorised", "smoke", "sample", "opinions", "speed",
+    "control", "seen", "rules", "failures", "worse", "refusing", "forgot", "memorised", "smoke", "sample", "opinions", "speed",
 ]
 Level = Literal["bad", "warn", "info"]
 
@@ -45,7 +46,7 @@ def list_findings(settings: EvaluateSection, results: Results, conditions: Mappi
     """Everything for the first page, in the order in which it is shown; empty when there is nothing to add to the verdict."""
     finders: tuple[Callable[..., Iterator[Finding]], ...] = (
         find_control, find_unknown_training, find_other_rules, find_failures, find_worse_primary, find_worse_metrics,
-        find_forgetting, find_memories, find_smoke, find_small_sample, find_other_opinions, find_slowness,
+        find_refusing, find_forgetting, find_memories, find_smoke, find_small_sample, find_other_opinions, find_slowness,
     )
     return [finding for finder in finders for finding in finder(settings, results, conditions)]
 
@@ -120,10 +121,21 @@ def find_worse_metrics(settings: EvaluateSection, results: Results, conditions: 
         if name == main.primary or not measures[name].decides or not is_measurably_worse(settings, comparison):
             continue
         text = f"Worse on {describe_change(name, comparison)}"
-        if comparison.p_holm is not None and comparison.p_holm <= 1 - settings.confidence + 1e-9:
+        significant = comparison.p_holm is not None and comparison.p_holm <= 1 - settings.confidence + 1e-9
+        if significant and comparison.documents_agree:
             yield Finding("worse", "bad", f"{text}.")
         else:
             yield Finding("worse", "warn", f"{text}. Among so many metrics that may be chance.")
+
+
+def find_refusing(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """More refusals where an answer was due: what a model tuned on many refusals does first."""
+    answerable = ("heldout", "wrong_refusal", "questions that the sources answer")
+    for name, metric, words in (answerable, ("general", "general_refused", "general questions")):
+        comparison = results.results[name].metrics.get(metric) if name in results.results else None
+        if is_measurably_worse(settings, comparison):
+            shares = f"{comparison.tuned:.0%} of the {comparison.pairs} {words}, the base {comparison.base:.0%}"
+            yield Finding("refusing", "bad", f"The tuned model refuses {shares}.")
 
 
 def find_forgetting(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
@@ -178,7 +190,7 @@ def find_small_sample(settings: EvaluateSection, results: Results, conditions: M
     primary = main.metrics[main.primary]
     if results.verdict.word != "no measurable difference" or primary is None or primary.detectable is None:
         return
-    if primary.detectable > settings.smallest_difference:
+    if primary.detectable > BLIND * settings.smallest_difference:
         yield Finding("sample", "info", (
             f"{primary.pairs} questions from {primary.groups} documents would likely have shown a difference of "
             f"{primary.detectable:.3f} or more; a smaller one, down to the {settings.smallest_difference:g} that matters, "

@@ -118,21 +118,25 @@ def compare_rows(
     """Every measure over some of a set's questions."""
     groups = [cases.questions[row].group or cases.questions[row].id for row in rows]
     return {
-        name: compare_measure(settings, measure, {side: [scored[side][row][name] for row in rows] for side in scored}, groups)
+        name: compare_measure(
+            settings, measure, {side: [scored[side][row][name] for row in rows] for side in scored}, groups,
+            settings.smallest_difference if name == cases.primary else 0.0,
+        )
         for name, measure in cases.measures.items()
     }
 
 
 def compare_measure(
-    settings: EvaluateSection, measure: Measure, scores: Mapping[ModelSide, Sequence[float | None]], groups: Sequence[str]
+    settings: EvaluateSection, measure: Measure, scores: Mapping[ModelSide, Sequence[float | None]], groups: Sequence[str],
+    smallest_difference: float,
 ) -> Comparison | None:
-    """One measure; means alone where there is no control."""
+    """One measure; means alone where there is no control. `smallest_difference`: 0 where no verdict rests on the measure."""
     shown = {"stock": scores.get("stock", ()), "higher_is_better": measure.higher_is_better}
     if "base" not in scores:
         return describe_alone(scores["tuned"], groups, **shown)
     return compare_pairs(
         scores["base"], scores["tuned"], groups, confidence=settings.confidence, samples=settings.bootstrap_samples,
-        seed=settings.seed, **shown,
+        seed=settings.seed, smallest_difference=smallest_difference, **shown,
     )
 
 
@@ -237,9 +241,9 @@ def declare_metric(config: Config, tuned_sha256: str, anew: bool = False) -> dic
             f"config.yaml evaluate.{changed[0]} is {rules[changed[0]]} but was {before.get(changed[0])} when this run "
             "began: put the old value back, or ask everything again with --overwrite"
         )
-    if before and not changed and before["tuned_sha256"] == tuned_sha256:
+    if before and not changed and before.get("tuned_sha256") == tuned_sha256:
         return before
-    earlier = [*before.pop("earlier"), before] if before else []
+    earlier = [*before.pop("earlier", []), before] if before else []
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     declared = {**rules, "tuned_sha256": tuned_sha256, "declared_at": now, "earlier": earlier}
     write_json_atomic(path, declared)
@@ -256,6 +260,6 @@ def list_other_rules(declared: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for before in declared["earlier"]:
         changed = list_changes(before, declared)
-        if changed and before["tuned_sha256"] == declared["tuned_sha256"]:
+        if changed and before.get("tuned_sha256") == declared["tuned_sha256"]:
             found.append({"declared_at": before["declared_at"], **{key: before[key] for key in changed}})
     return found

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Interval = tuple[float, float]
+from distill.report.intervals import (
+    DECIMALS,
+    Documents,
+    Interval,
+    find_detectable,
+    find_interval,
+    gather,
+    list_means,
+    smallest_sample,
+)
+
 Score = float | None
-Documents = Mapping[str, Sequence[float]]  # the differences of each document's questions
-POWER = 0.8  # how likely a difference of `detectable` would have been seen
-DECIMALS = 9  # scores have six: what lies beyond is the noise of floating point, and must never look like a difference
 
 
 @dataclass(frozen=True)
@@ -20,9 +26,10 @@ class Comparison:
     """Tuned against base on the `pairs`, the questions that have a score on both sides, from `groups` source documents.
 
     `difference` is tuned minus base as it stands; `wins` are the questions where tuned is better, which with
-    `higher_is_better` False is where it scores less. `interval` (of the difference) and `detectable` (see `find_detectable`)
-    are None with one document; `p_value` is the sign test's, `p_holm` the same corrected for the number of metrics, None for
-    those that no verdict rests on. `stock` is the mean of the model in use today on the same questions.
+    `higher_is_better` False is where it scores less, and `documents_won` the documents where it is better on average.
+    `interval` (of the difference) is None with one document; `detectable` (see `find_detectable`) also where no verdict could
+    come. `p_value` is the sign test's, `p_holm` the same corrected for the number of metrics, None for those that no verdict
+    rests on. `stock` is the mean of the model in use today on the same questions.
     Without a control there is no pair: `tuned` and `stock` are means of all scored questions, `pairs` counts them, the rest
     is None or 0.
     """
@@ -41,6 +48,13 @@ class Comparison:
     detectable: float | None = None
     stock: float | None = None
     higher_is_better: bool = True
+    documents_won: int = 0
+    documents_lost: int = 0
+
+    @property
+    def documents_agree(self) -> bool:
+        """Whether the sign test and the mean lean to the same side: a few great losses outweigh many small wins."""
+        return self.gain is not None and self.gain * (self.documents_won - self.documents_lost) > 0
 
     @property
     def gain(self) -> float | None:
@@ -68,19 +82,21 @@ class Verdict:
 
 def compare_pairs(
     base: Sequence[Score], tuned: Sequence[Score], groups: Sequence[str], *, confidence: float, samples: int, seed: int,
-    stock: Sequence[Score] = (), higher_is_better: bool = True,
+    stock: Sequence[Score] = (), higher_is_better: bool = True, smallest_difference: float = 0.0,
 ) -> Comparison | None:
     """Compare scores row by row; a row without a score on one side is left out of both. None when no row is left.
 
     `groups` names each row's source document: questions about one document succeed and fail together, so that documents,
-    not questions, are the independent draws.
+    not questions, are the independent draws. `smallest_difference` is that of the verdict that will rest on this comparison,
+    0 where none will. Differences lie within -1 and 1; nan and infinity are no scores.
     """
-    kept = [index for index, pair in enumerate(zip(base, tuned)) if None not in pair]
+    kept = [index for index, pair in enumerate(zip(base, tuned)) if all(map(is_score, pair))]
     if not kept:
         return None
     differences = [round(tuned[index] - base[index], DECIMALS) for index in kept]
     gains = differences if higher_is_better else [-value for value in differences]
     documents = gather(differences, [groups[index] for index in kept])
+    leanings = count_leanings(gather(gains, [groups[index] for index in kept]))
     return Comparison(
         pairs=len(kept),
         groups=len(documents),
@@ -92,9 +108,11 @@ def compare_pairs(
         ties=sum(value == 0 for value in gains),
         losses=sum(value < 0 for value in gains),
         p_value=sign_p_value(documents),
-        detectable=find_detectable(documents, confidence),
+        detectable=find_detectable(documents, confidence, smallest_difference),
         stock=mean_of(stock, kept) if stock else None,
         higher_is_better=higher_is_better,
+        documents_won=leanings["documents_tuned"],
+        documents_lost=leanings["documents_base"],
     )
 
 
@@ -102,7 +120,7 @@ def describe_alone(
     tuned: Sequence[Score], groups: Sequence[str], *, stock: Sequence[Score] = (), higher_is_better: bool = True
 ) -> Comparison | None:
     """What can be said without a control: means. None when tuned has no score."""
-    kept = [index for index, value in enumerate(tuned) if value is not None]
+    kept = [index for index, value in enumerate(tuned) if is_score(value)]
     if not kept:
         return None
     return Comparison(
@@ -112,111 +130,19 @@ def describe_alone(
     )
 
 
+def is_score(value: Score) -> bool:
+    """Whether there is a number to compare: nan would pass every test of a verdict's doubts."""
+    return value is not None and math.isfinite(value)
+
+
 def mean_of(scores: Sequence[Score], kept: Sequence[int]) -> float | None:
     """The mean of the kept rows that have a score, None when none has."""
-    values = [scores[index] for index in kept if scores[index] is not None]
+    values = [scores[index] for index in kept if is_score(scores[index])]
     return math.fsum(values) / len(values) if values else None
-
-
-def gather(differences: Sequence[float], groups: Sequence[str]) -> Documents:
-    """The differences by document, sorted by name and value: no figure may depend on the order of the questions."""
-    documents = defaultdict(list)
-    for group, difference in sorted(zip(groups, differences)):
-        documents[group].append(difference)
-    return documents
-
-
-# -----------------------------------------------------------------------------
-# The interval
-
-
-def find_interval(documents: Documents, confidence: float, samples: int, seed: int) -> Interval | None:
-    """Two-sided interval of the mean difference; None with fewer than two documents.
-
-    At each end the outer one of two intervals: a bootstrap's, which follows the shape of the scores and is a little narrow
-    with few documents, and the t interval of `clustered_error`, which is not, but trusts that means are distributed evenly.
-    benchmarks/evaluation_calibration.py tells how often the pair errs.
-    """
-    from scipy import stats
-
-    means = list_means(documents)
-    if len(means) < 2:
-        return None
-    if min(means) == max(means):
-        return means[0], means[0]
-    low, high = bootstrap_interval(documents, confidence, samples, seed)
-    centre = math.fsum(value for values in documents.values() for value in values) / sum(map(len, documents.values()))
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(means) - 1)) * clustered_error(documents)
-    return round(min(low, centre - reach), DECIMALS), round(max(high, centre + reach), DECIMALS)
-
-
-def bootstrap_interval(documents: Documents, confidence: float, samples: int, seed: int) -> Interval:
-    """Percentile bootstrap, whole documents drawn with replacement, with tails widened for small samples (see `tail_share`)."""
-    import numpy as np
-    from scipy import stats
-
-    sums = np.array([math.fsum(values) for values in documents.values()])
-    sizes = np.array([len(values) for values in documents.values()])
-
-    def mean(sums: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sums.sum(axis) / sizes.sum(axis)
-
-    drawn = stats.bootstrap(
-        (sums, sizes), mean, paired=True, vectorized=True, n_resamples=samples, batch=1_000, method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
-    tail = tail_share(confidence, len(documents))
-    low, high = np.quantile(drawn, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def tail_share(confidence: float, groups: int) -> float:
-    """The share of the bootstrap distribution to cut off at each end.
-
-    A plain percentile interval of a small sample is too narrow: it uses the normal's quantile and the biased variance.
-    Hesterberg's expanded percentile interval (The American Statistician 69, 2015, section 5.3) makes up for both.
-    """
-    from scipy import stats
-
-    expanded = math.sqrt(groups / (groups - 1)) * stats.t.ppf((1 - confidence) / 2, groups - 1)
-    return float(stats.norm.cdf(expanded))
-
-
-def clustered_error(documents: Documents) -> float:
-    """The standard error of the mean difference when whole documents are drawn; needs two documents at least.
-
-    A mean over questions is a ratio of two sums over documents, with the standard error of a ratio: Cochran, Sampling
-    Techniques (3rd edition, 1977), formula 6.13 without the finite-population factor. Miller, Adding Error Bars to Evals
-    (arXiv 2411.00640, 2024), formula 4, is the same less the factor count / (count - 1).
-    """
-    pairs = sum(len(values) for values in documents.values())
-    mean = math.fsum(value for values in documents.values() for value in values) / pairs
-    squares = math.fsum((math.fsum(values) - len(values) * mean) ** 2 for values in documents.values())
-    return math.sqrt(squares * len(documents) / (len(documents) - 1)) / pairs
-
-
-def find_detectable(documents: Documents, confidence: float) -> float | None:
-    """The smallest true difference that so many documents, as noisy as these, show in `POWER` of all runs.
-
-    Bloom's minimum detectable effect (Evaluation Review 19, 1995, page 547): the standard error times the sum of the t
-    quantiles of the confidence and of the power, with as many degrees of freedom as documents less one. None with fewer
-    than two documents, or where no two documents differ: then nothing tells the noise.
-    """
-    from scipy import stats
-
-    if len(documents) < 2 or not (error := clustered_error(documents)):
-        return None
-    freedom = len(documents) - 1
-    return float(error * (stats.t.ppf((1 + confidence) / 2, freedom) + stats.t.ppf(POWER, freedom)))
 
 
 # -----------------------------------------------------------------------------
 # Tests
-
-
-def list_means(documents: Documents) -> list[float]:
-    """The mean difference of each document, rounded, so that what cancels out is a zero."""
-    return [round(math.fsum(values) / len(values), DECIMALS) for values in documents.values()]
 
 
 def sign_p_value(documents: Documents) -> float:
@@ -243,11 +169,6 @@ def correct_holm(p_values: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
         corrected[name] = highest
     return {name: corrected[name] for name in p_values}
-
-
-def smallest_sample(confidence: float) -> int:
-    """The fewest documents that can give a verdict: with fewer, a fair coin lands on one side too often (sign test)."""
-    return math.ceil(1 - math.log2(1 - confidence))
 
 
 # -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from benchmarks.evaluation_calibration import (
     SCENARIOS,
     Row,
     check_bars,
+    describe,
     draw_rows,
     find_alarms,
     find_part,
+    find_truth,
     main,
     measure,
+    parse_args,
     simulate,
     summarise_runs,
 )
@@ -45,12 +49,16 @@ def recorded() -> Population:
 @pytest.mark.parametrize("metric", ["correctness", "grounding"])
 def test_quick_calibration_of_recorded_answers(recorded: Population, metric: str) -> None:
     drawn = recorded.narrow(metric)
-    rows = {name: summarise_runs(list(simulate(drawn, QUICK, each, 200, 100)), metric) for name, each in SCENARIOS.items()}
+    rows = {
+        name: summarise_runs(list(simulate(drawn, QUICK, each, 200, 100)), metric, float(find_truth(drawn, name)[0]))
+        for name, each in SCENARIOS.items()
+    }
     noise = 3 * (MOST_FALSE * (1 - MOST_FALSE) / 200) ** 0.5
     for name in ("base against itself", "names swapped"):
         assert rows[name].verdicts <= MOST_FALSE + noise, name
     assert rows["lift in places"].spread <= 0.31 and rows["lift in places"].better >= LEAST_FOUND - noise
     assert rows["base against itself"].bare > 0, "the noise is real"
+    assert min(row.held for row in rows.values()) >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5
 
 
 def test_a_rule_that_is_too_sure_of_itself_is_caught(recorded: Population) -> None:
@@ -67,7 +75,7 @@ def test_a_rule_that_finds_nothing_is_caught(recorded: Population) -> None:
 
 
 def test_a_bar_that_is_missed_names_the_metrics() -> None:
-    good, bad, wide = (Row(verdicts, better, 0.0, spread, 20) for verdicts, better, spread in (
+    good, bad, wide = (Row(verdicts, better, 0.0, 0.95, spread, 20) for verdicts, better, spread in (
         (0.05, 0.95, 0.2), (0.07, 0.89, 0.3), (0.05, 0.2, 0.31),
     ))
     rows = {"m": good, "n": bad, "o": wide, "p": None}
@@ -77,6 +85,12 @@ def test_a_bar_that_is_missed_names_the_metrics() -> None:
         "lift in places, found in at least 90%, m": True,
         "lift in places, found in at least 90%, each of 2 metrics (n)": False,
     }
+
+
+def test_a_bar_that_nothing_counts_for_is_not_met() -> None:
+    wide = Row(0.0, 1.0, 0.0, 0.95, 0.31, 20)
+    bars = check_bars({"rows": {"names swapped": {"m": None}, "lift in places": {"m": wide, "n": None}}}, "m")
+    assert list(bars.values()) == [None] * 4 and "each of 0 metrics" in list(bars)[-1]
 
 
 # -----------------------------------------------------------------------------
@@ -117,7 +131,35 @@ def test_no_lift_is_planted_where_there_is_no_room() -> None:
     population = make_population()
     full = Population(["m"], population.groups, population.base + 0.95, population.tuned, population.reference)
     assert np.isnan(find_part(full)).all()
-    assert summarise_runs(list(simulate(full, QUICK, SCENARIOS["lift everywhere"], 3, 9)), "m") is None
+    assert summarise_runs(list(simulate(full, QUICK, SCENARIOS["lift everywhere"], 3, 9)), "m", math.nan) is None
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_true_difference_is_that_of_endless_draws(name: str) -> None:
+    population = make_population(rows=40, documents=8)
+    population.base[0, :5] = np.nan  # a score that does not apply to every answer
+    rows, documents = draw_rows(np.random.default_rng(4), population, 60_000)
+    base, tuned = SCENARIOS[name](np.random.default_rng(5), population, rows, documents)
+    assert float(np.nanmean(tuned - base)) == pytest.approx(find_truth(population, name)[0], abs=0.006)
+
+
+def test_an_interval_that_is_elsewhere_does_not_hold_the_truth() -> None:
+    runs = list(simulate(make_population(60, 20), QUICK, SCENARIOS["lift in places"], 20, 60))
+    near, far = (summarise_runs(runs, "m", truth) for truth in (0.1, 0.6))
+    assert near.held >= 0.8 and far.held == 0
+
+
+def test_one_answer_of_the_base_measures_nothing_against_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    one = make_population(30, 10, samples=1)
+    found = measure(one, QUICK, 3, 30)
+    assert {name: bool(rows["m"]) for name, rows in found["rows"].items()} == {
+        "base against itself": False, "names swapped": True, "lift everywhere": False, "lift in places": True,
+    }
+    assert list(found["alarms"]) == ["names swapped"]
+    printed = describe(one, QUICK, found, parse_args(["--runs", "3"]))
+    assert "base against itself, a verdict in at most 6%, each of 0 metrics: not measured" in printed
+    assert "names swapped, the interval holds the true difference in 100.0%" in printed
+    assert "base against itself, the interval" not in printed and "| m | 30 |" in printed
 
 
 @pytest.mark.parametrize("name", ["base against itself", "names swapped"])
@@ -203,7 +245,8 @@ def test_answers_of_a_finished_evaluation_are_enough(tmp_path: Path, capsys: pyt
     main([*places, "--runs", "4", "--questions", "9"])
     printed = capsys.readouterr().out
     assert "drawn from 11 questions about" in printed and "\n| correctness | 11 |" in printed
-    assert "base against itself, a verdict in at most 6%, correctness: met" in printed
+    assert "base against itself, a verdict in at most 6%, correctness: not measured" in printed
+    assert "names swapped, a verdict in at most 6%, correctness: met" in printed
     assert not any(example.output in printed for example in examples)
 
 

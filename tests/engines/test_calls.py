@@ -100,6 +100,7 @@ CALL = ("ollama chat", MODEL, WRAPPING, QUESTION, OPTIONS)
     (0, "ollama generate"),
     (0, "embedded"),
     (1, replace(MODEL, sha256="cd" * 32)),
+    (1, replace(MODEL, runtime="ollama 0.30.2")),
     (2, {**WRAPPING, "template": "U"}),
     (2, {**WRAPPING, "system": ""}),
     (2, {**WRAPPING, "stops": []}),
@@ -122,6 +123,15 @@ def test_request_hash_sees_every_condition(place: int, value: Any) -> None:
 def test_request_hash_does_not_see_what_makes_no_difference(place: int, value: Any) -> None:
     changed = [*CALL[:place], value, *CALL[place + 1 :]]
     assert hash_request(*changed) == hash_request(*CALL)
+
+
+def test_a_model_whose_bytes_nobody_tells_is_known_by_its_name() -> None:
+    stock = replace(MODEL, side="stock", name="phi4-mini", sha256="", modelfile=None)
+
+    def hash_of(name: str) -> str:
+        return hash_request("ollama chat", replace(stock, name=name), {}, QUESTION, OPTIONS)
+
+    assert hash_of("phi4-mini") == hash_of("phi4-mini:latest") != hash_of("phi4-mini:3.8b")
 
 
 def test_wrapping_is_what_the_modelfile_says_and_nothing_for_a_stock_model(tmp_path: Path) -> None:

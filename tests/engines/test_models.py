@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from distill.errors import PipelineError
 from distill.files import sha256_file, sha256_text
 from tests.engines.worlds import Stages
-from tests.finished_stages import BASE, STOCK, TUNED, ModelServer, write_gguf
+from tests.finished_stages import BASE, STOCK, TUNED, ModelServer, write_config, write_gguf
 
 
 def test_both_sides_are_found_in_the_order_in_which_they_are_asked(stages: Stages) -> None:
@@ -33,6 +38,63 @@ def test_the_stock_model_of_ollama_is_known_by_ollamas_digest(stages: Stages) ->
 def test_a_stock_model_that_ollama_does_not_hold_says_what_to_pull(stages: Stages) -> None:
     stages.configure("stock_model: mistral:7b")
     with pytest.raises(PipelineError, match=r"has no model mistral:7b: run  ollama pull mistral:7b"):
+        stages.find_models()
+
+
+def test_models_name_the_program_that_runs_them_and_its_version(stages: Stages, server: ModelServer) -> None:
+    stages.configure(f"stock_model: {STOCK}")
+    assert {model.runtime for model in stages.find_models().values()} == {"ollama 0.30.1"}
+    assert [request["path"] for request in server.requests].count("/api/version") == 1
+    stages.configure("engine: embedded")
+    assert {model.runtime for model in stages.find_models().values()} == {f"xllamacpp {version('xllamacpp')}"}
+
+
+class Plain(ModelServer):
+    """A server that speaks as Ollama does, but tells no version and no digests; `told` is its version if it tells one."""
+
+    told: str | None = None
+
+    def answer(self, handler: Any, path: str, body: Any, number: int) -> None:
+        if path == "/api/version":
+            return handler.reply({"version": self.told}) if self.told else handler.reply("404 page not found", 404)
+        if path == "/api/tags":
+            return handler.reply({"models": [{"name": name} for name in self.models]})
+        return super().answer(handler, path, body, number)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Stages]:
+    with Plain(lambda body: f"I am {body['model']}.") as server:
+        yield Stages(tmp_path, server)
+
+
+def test_an_ollama_that_tells_neither_version_nor_digest_is_used_all_the_same(plain: Stages) -> None:
+    plain.configure(f"stock_model: {STOCK}")
+    models = plain.find_models()
+    assert {model.runtime for model in models.values()} == {"ollama"} and models["stock"].sha256 == ""
+
+
+def test_after_an_update_of_ollama_everything_is_asked_again(plain: Stages) -> None:
+    found = []
+    for told in ("0.30.1", "0.30.1", "0.30.2"):
+        plain.server.told = told
+        found.append(plain.collect().cached)
+    assert found == [0, 6, 0]
+
+
+def test_answers_of_another_stock_model_without_a_digest_are_not_taken(plain: Stages) -> None:
+    asked = []
+    for name in (STOCK, "nomic-embed-text", STOCK):
+        plain.server.templates["nomic-embed-text"] = plain.server.templates[STOCK]
+        plain.server.systems["nomic-embed-text"] = ""
+        plain.configure(f"stock_model: {name}")
+        asked.append({answer.text for answer in plain.collect().answers["heldout", "stock"]})
+    assert asked == [{f"I am {STOCK}."}, {"I am nomic-embed-text."}, {f"I am {STOCK}."}]
+
+
+def test_an_ollama_that_does_not_answer_is_one_line(stages: Stages) -> None:
+    stages.config = write_config(stages.folder, "http://127.0.0.1:9")
+    with pytest.raises(PipelineError, match=r"nothing answers at http://127.0.0.1:9: start Ollama"):
         stages.find_models()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,12 @@ def test_a_drop_that_only_the_interval_shows_is_a_hint(config: Config) -> None:
     assert ("worse", "warn") in find(config, results) and "may be chance" in tell(config, results, "worse")
 
 
+def test_a_sign_test_that_leans_to_the_other_side_confirms_no_drop(config: Config) -> None:
+    results = compare_other(config, [0.6] * 100, [0.61] * 75 + [0.0] * 25)  # many tiny wins, few great losses
+    assert results.results["heldout"].metrics["other"].p_holm < 0.001
+    assert [level for kind, level in find(config, results) if kind == "worse"] == ["warn"]
+
+
 @pytest.mark.parametrize(("base", "tuned"), [
     ([0.6] * 12, [0.1, 0.9] * 6),  # noise
     ([0.6] * 12, [0.9] * 12),  # better
@@ -191,6 +198,24 @@ def test_rules_changed_after_an_evaluation_are_said(config: Config) -> None:
     text = tell(config, make_results(config), "rules", other_rules=[before])
     assert "on 2026-11-23, primary_metric was grounding, smallest_difference was 0.01." in text
     assert "rules" not in dict(find(config, make_results(config), other_rules=[]))
+
+
+@pytest.mark.parametrize(("name", "metric"), [("heldout", "wrong_refusal"), ("general", "general_refused")])
+def test_a_model_that_learnt_to_refuse_is_told_on_the_first_page(config: Config, name: str, metric: str) -> None:
+    measures = {"m": Measure("", decides=True), metric: Measure("", higher_is_better=False)}
+    sets = [make_number_set(each, [str(n) for n in range(12)], measures) for each in ("heldout", "general")]
+    answers = {(each.name, side): say(side, [0.5] * 12, each.name) for each in sets for side in ("base", "tuned")}
+    refused = {"base": 0.0, "tuned": 1.0}
+
+    def score(cases, answers):
+        return [{"m": 0.5, metric: refused[answer.side] if cases.name == name else 0.0} for answer in answers]
+
+    sets = [replace(cases, score=partial(score, cases)) for cases in sets]
+    results = compare(config, sets, answers)
+    assert ("refusing", "bad") in find(config, results)
+    assert "refuses 100% of the 12" in tell(config, results, "refusing") and "the base 0%" in tell(config, results, "refusing")
+    refused["tuned"] = 0.0
+    assert "refusing" not in dict(find(config, compare(config, sets, answers)))
 
 
 def test_every_measure_that_may_decide_is_explained() -> None:

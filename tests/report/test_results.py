@@ -138,7 +138,7 @@ def test_the_verdict_is_that_of_the_held_out_questions(config: Config) -> None:
 
 def test_less_is_better_where_the_measure_says_so(config: Config) -> None:
     measures = {"leaks": Measure("", decides=True, higher_is_better=False)}
-    found = compare_numbers(config, [0.0] * 8, [0.5] * 8, measures=measures).results["heldout"]
+    found = compare_numbers(config, [0.0] * 8, [0.4, 0.6] * 4, measures=measures).results["heldout"]
     assert found.verdict.word == "worse"
     assert (found.metrics["leaks"].difference, found.metrics["leaks"].losses) == (0.5, 8)
 
