@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill.report.results import Results
 
 SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by less
+SILENT = 0.2  # of the pairs: a judge that leaves out more has chosen what it judges
 BLIND = 1.5  # a sample that shows only this many times the smallest difference that matters has left much unseen
 NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
 OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
@@ -28,7 +29,8 @@ MEANINGS = {  # what no name tells, for someone who sees these measures for the 
 }
 
 Kind = Literal[
-    "control", "seen", "rules", "failures", "worse", "refusing", "forgot", "memorised", "smoke", "sample", "opinions", "speed",
+    "control", "seen", "rules", "failures", "worse", "refusing", "forgot", "memorised", "smoke", "sample", "opinions", "judge",
+    "speed",
 ]
 Level = Literal["bad", "warn", "info"]
 
@@ -46,7 +48,8 @@ def list_findings(settings: EvaluateSection, results: Results, conditions: Mappi
     """Everything for the first page, in the order in which it is shown; empty when there is nothing to add to the verdict."""
     finders: tuple[Callable[..., Iterator[Finding]], ...] = (
         find_control, find_unknown_training, find_other_rules, find_failures, find_worse_primary, find_worse_metrics,
-        find_refusing, find_forgetting, find_memories, find_smoke, find_small_sample, find_other_opinions, find_slowness,
+        find_refusing, find_forgetting, find_memories, find_smoke, find_small_sample, find_other_opinions, find_poor_judge,
+        find_slowness,
     )
     return [finding for finder in finders for finding in finder(settings, results, conditions)]
 
@@ -207,6 +210,22 @@ def find_other_opinions(settings: EvaluateSection, results: Results, conditions:
                 f"{who} preferred {NAMES[preferred]}: {counts[preferred]} times, against "
                 f"{counts['base' if preferred == 'tuned' else 'tuned']} (ties: {counts['tie']})."
             ))
+
+
+def find_poor_judge(settings: EvaluateSection, results: Results, conditions: Mapping[str, Any]) -> Iterator[Finding]:
+    """A judge whose opinion is none: no reply for many pairs, or one that goes by the order of the answers."""
+    counts = results.judge
+    if not counts:
+        return
+    silent, judged = counts["unreadable"] + counts.get("unasked", 0), counts["questions"]
+    pairs = silent + judged
+    if silent > SILENT * pairs:
+        yield Finding("judge", "warn", f"The judge gave no usable opinion on {silent} of {pairs} pairs: do not count on it.")
+    if counts["disagreed"] > judged / 2:
+        yield Finding("judge", "warn", (
+            f"The judge changed its mind with the order of the answers in {counts['disagreed']} of {judged} pairs, which count "
+            "as ties: it cannot tell them apart, and says nothing."
+        ))
 
 
 def find_preference(settings: EvaluateSection, counts: Mapping[str, Any]) -> ModelSide | None:

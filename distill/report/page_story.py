@@ -82,6 +82,8 @@ def describe_general(general: Summary | None) -> Check:
     shown = general and general["metrics"].get(general["primary"])
     if not shown:
         return Check("forgot", "info", "General questions were not asked: nobody can tell whether it forgot anything.")
+    if shown["pairs"] < FEWEST_KNOWN:
+        return Check("forgot", "info", f"With {shown['pairs']} general questions nobody can tell whether it forgot anything.")
     base, tuned = (f"{shown[side]:.0%}" for side in ("base", "tuned"))
     result = f"{tuned} of {shown['pairs']} general questions right, base {base}"
     if round(shown["base"] * shown["pairs"]) < FEWEST_KNOWN:
@@ -91,11 +93,13 @@ def describe_general(general: Summary | None) -> Check:
 
 def describe_memory(memory: Summary | None) -> Check:
     """How the memory probe went."""
-    counts = memory["notes"].get("counts", {}) if memory else {}
-    tried = sum(count["n"] for count in counts.values())
-    if not tried:
-        return Check("memorised", "info", "Nobody looked whether it learnt strings of its training data by heart.")
-    return Check("memorised", "good", f"No training data comes out beyond chance: {tried} strings were tried.")
+    notes = memory["notes"] if memory else {}
+    training, planted = (notes.get("counts", {}).get(kind, {"n": 0}) for kind in ("training", "canary"))
+    canaries = f" Of {planted['n']} planted ones it gives away {planted['tuned']}." if planted["n"] else ""
+    if not training["n"]:
+        return Check("memorised", "info", f"Nobody tried whether it learnt strings of its training rows by heart.{canaries}")
+    told = f"{training['n']} strings were tried; of all such it completes at most {notes['at_most']:.0%}."
+    return Check("memorised", "good", f"No training data comes out beyond chance: {told}{canaries}")
 
 
 def count_failures(summary: Summary) -> dict[str, int]:

@@ -13,7 +13,7 @@ from distill.config import Config
 from distill.metrics.table import TABLE
 from distill.report.findings import MEANINGS, list_findings
 from distill.report.results import Results, compare
-from tests.report.answers import make_config, make_results, make_votes
+from tests.report.answers import make_config, make_judge, make_results, make_votes
 from tests.report.test_results import compare_numbers, make_number_set, say
 
 FAST = "evaluate: {bootstrap_samples: 500}\n"
@@ -173,8 +173,8 @@ def test_a_small_sample_tells_what_it_could_have_shown(config: Config) -> None:
 ])
 def test_people_or_a_judge_who_disagree_with_the_verdict_are_heard(config: Config, counts: dict, level: str | None) -> None:
     better = make_results(config)
-    for who in ("judge", "votes"):
-        told = dict(find(config, replace(better, **{who: {**make_votes(), **counts}})))
+    for who, given in (("judge", make_judge()), ("votes", make_votes())):
+        told = dict(find(config, replace(better, **{who: {**given, **counts}})))
         assert told.get("opinions") == level
 
 
@@ -216,6 +216,18 @@ def test_a_model_that_learnt_to_refuse_is_told_on_the_first_page(config: Config,
     assert "refuses 100% of the 12" in tell(config, results, "refusing") and "the base 0%" in tell(config, results, "refusing")
     refused["tuned"] = 0.0
     assert "refusing" not in dict(find(config, compare(config, sets, answers)))
+
+
+@pytest.mark.parametrize(("counts", "told"), [
+    ({"questions": 70, "unreadable": 3, "unasked": 0, "disagreed": 10}, ""),
+    ({"questions": 5, "unreadable": 60, "unasked": 8, "disagreed": 0}, "no usable opinion on 68 of 73 pairs"),
+    ({"questions": 0, "unreadable": 0, "unasked": 73, "disagreed": 0}, "no usable opinion on 73 of 73 pairs"),
+    ({"questions": 73, "unreadable": 0, "unasked": 0, "disagreed": 73}, "order of the answers in 73 of 73 pairs"),
+])
+def test_a_judge_that_judged_nothing_is_not_passed_over(config: Config, counts: dict, told: str) -> None:
+    results = replace(make_results(config), judge={"tuned": 0, "base": 0, "tie": counts["questions"], "p_value": 1.0, **counts})
+    text = tell(config, results, "judge")
+    assert told in text and bool(told) == bool(text)
 
 
 def test_every_measure_that_may_decide_is_explained() -> None:

@@ -18,7 +18,14 @@ from distill.records import Answer
 from distill.report.page import format_signed, format_stamp, hash_inline, render_page
 from distill.report.page_cards import make_cards, make_marks
 from distill.report.page_figures import Axis, divide, tone
-from distill.report.page_story import count_failures, describe_general, describe_others, explain_interval, list_checks
+from distill.report.page_story import (
+    count_failures,
+    describe_general,
+    describe_memory,
+    describe_others,
+    explain_interval,
+    list_checks,
+)
 from tests.report.answers import make_config
 from tests.report.worlds import PARTS, make_sets, make_world
 
@@ -170,6 +177,22 @@ def test_a_base_that_knows_nothing_shows_nothing_about_forgetting(base: float, l
     assert (check.kind, check.level) == ("forgot", level) and ("nothing to forget" in check.text) == (level == "info")
 
 
+def test_a_handful_of_general_questions_shows_nothing_about_forgetting() -> None:
+    check = describe_general({"primary": "right", "metrics": {"right": {"pairs": 5, "base": 1.0, "tuned": 0.0}}})
+    assert check.level == "info" and "nobody can tell" in check.text
+
+
+@pytest.mark.parametrize(("training", "planted", "level", "text"), [
+    (40, 4, "good", "40 strings were tried; of all such it completes at most 7%. Of 4 planted ones it gives away 0."),
+    (40, 0, "good", "40 strings were tried; of all such it completes at most 7%."),
+    (0, 4, "info", "Nobody tried whether it learnt strings of its training rows by heart. Of 4 planted ones it gives away 0."),
+])
+def test_what_was_tried_of_the_training_strings_is_said(training: int, planted: int, level: str, text: str) -> None:
+    counts = {"training": {"n": training, "tuned": 0}, "canary": {"n": planted, "tuned": 0}}
+    check = describe_memory({"notes": {"counts": counts, "at_most": 0.07 if training else None}})
+    assert check.level == level and check.text.endswith(text)
+
+
 @pytest.mark.parametrize(("groups", "level", "text"), [
     ([9, 8], "good", "None of the 2 other measures that count is measurably worse."),
     ([9, 5], "good", "None of the 1 other measures that count is measurably worse. 1 had too few documents."),
@@ -198,7 +221,7 @@ def test_what_was_not_looked_at_is_said() -> None:
     summary = {"verdict": "better", "first_page": [], "metrics": {}, "sets": {}, "confidence": 0.95}
     checks = {check.kind: check for check in list_checks(summary)}
     assert checks["forgot"].level == checks["memorised"].level == "info"
-    assert "not asked" in checks["forgot"].text and "Nobody looked" in checks["memorised"].text
+    assert "not asked" in checks["forgot"].text and "Nobody tried" in checks["memorised"].text
 
 
 @pytest.mark.parametrize(
