@@ -41,7 +41,11 @@ moreover furthermore additionally overall summary example various several key im
 IGNORED = frozenset(fold_word(word) for word in WORDS_ABOUT_SOURCES.split())
 SMALL = 12  # up to here an answer's number words are only words: "two reasons" counts what the source may only list
 NUMBERED_HEADING = re.compile(r"^#{1,6}\s+(?:\d+(?:\.\d+)*\.?\s+)?")
-NAMED_SOURCE = re.compile(r"\b(?:source|chunk|document)s?\s*#?\s*\d+(?:\s*(?:,|and|&)\s*\d+)*", re.IGNORECASE)
+# "source 1", "sources 1, 2 and 3"; in "according to source 1, 12.5 dBi" the value behind it is none of the numbers.
+NAMED_SOURCE = re.compile(
+    r"\b(?:sources|chunks|documents)\s*#?\s*\d+(?:\s*(?:,|and|&)\s*\d{1,2}(?![.,]?\d))*"
+    r"|\b(?:source|chunk|document)\s*#?\s*\d+(?:\s*(?:and|&)\s*\d(?![.,]?\d)(?=\W*$|\W+[a-z]{4,}))?", re.IGNORECASE,
+)
 NAME = re.compile(r"[^\W_]+(?:[-._/:][^\W_]+)*")
 RUNS = re.compile(r"\d+|[^\W\d_]+")
 # log10 is a function, and 2nd a word like second: neither is a value. Larger ordinals are compared.

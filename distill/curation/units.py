@@ -15,7 +15,9 @@ PREFIXES = {
 BASES = {
     "Hz": "hertz", "W": "watt", "V": "volt", "A": "ampere", "m": "metre", "s": "second", "g": "gram", "B": "byte", "bit": "bit",
     "F": "farad", "H": "henry", "\u03a9": "ohm", "J": "joule", "N": "newton", "Pa": "pascal", "eV": "electronvolt",
-    "bit/s": "bit per second", "B/s": "byte per second",
+    "bit/s": "bit per second", "B/s": "byte per second", "Wh": "watthour", "VA": "voltampere", "l": "litre",
+    "l/s": "litre per second", "l/min": "litre per minute", "l/h": "litre per hour", "m/s": "metre per second",
+    "m/h": "metre per hour", "g/l": "gram per litre", "g/ml": "gram per millilitre",
 }
 # One name for each unit, then the symbols (as they are) and words (in any case, with or without s) that mean it.
 OTHERS = {
@@ -23,7 +25,8 @@ OTHERS = {
     "%": "% percent", "C": "C celsius", "F": "F fahrenheit", "K": "kelvin", "min": "min minute", "h": "h hr hrs hour",
     "day": "day", "week": "week", "month": "month", "year": "yr yrs year", "inch": "inch inches", "ft": "ft foot feet",
     "mile": "mi mile", "lb": "lb lbs pound", "psi": "psi", "bar": "bar", "rpm": "rpm", "mph": "mph", "knot": "kn knot",
-    "Nm": "Nm", "rad": "rad radian", "m": "meter", "s": "sec secs", "A": "amp", "\u03a9": "ohm", "bit/s": "bps b/s",
+    "Nm": "Nm", "USD": "USD", "EUR": "EUR", "l": "liter L", "l/min": "L/min lpm", "l/h": "L/h", "l/s": "L/s",
+    "rad": "rad radian", "m": "meter", "s": "sec secs", "A": "amp", "\u03a9": "ohm", "bit/s": "bps b/s",
     "kbit/s": "kbps kb/s", "Mbit/s": "Mbps Mb/s", "Gbit/s": "Gbps Gb/s", "kB": "KB", "km": "kilometer", "cm": "centimeter",
     "mm": "millimeter", "um": "micron micrometer", "nm": "nanometer", "million": "million M", "billion": "billion",
     "thousand": "thousand",

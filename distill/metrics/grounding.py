@@ -26,7 +26,7 @@ from distill.curation.units import NUMBER_WITH_UNIT
 from distill.curation.words import fold_number
 from distill.metrics.case import Case
 from distill.metrics.matching import NOTHING, find_names, find_values, merge
-from distill.metrics.passages import COURTESY, list_passages
+from distill.metrics.passages import list_passages, list_subject_matter
 from distill.metrics.reading import COMBINES, Facts, Occurrence, Value, contradicts, is_misplaced, read_facts
 from distill.metrics.refusals import refuses
 from distill.prompts import strip_citations
@@ -101,8 +101,8 @@ def list_claims(prompt: PromptSection, answer: str) -> list[str]:
     """The passages of an answer that may be claims: no questions, no courtesies, not that the sources do not tell."""
     marked = "\n".join(each.text for each in list_statements(prompt, answer) if each.marked) if prompt.general_knowledge else ""
     return [
-        passage for passage in list_passages(strip_citations(prompt, answer))
-        if not (passage.endswith("?") or COURTESY.match(passage) or tells_nothing(passage) or (marked and passage in marked))
+        passage for passage in list_subject_matter(strip_citations(prompt, answer))
+        if not (passage.endswith("?") or tells_nothing(passage) or (marked and passage in marked))
     ]
 
 

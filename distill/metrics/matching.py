@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from distill.curation.support import holds_name
 from distill.curation.words import count_words
-from distill.metrics.passages import COURTESY, list_passages
+from distill.metrics.passages import list_passages, list_subject_matter
 from distill.metrics.reading import COMBINES, Facts, Occurrence, Value, contradicts, is_misplaced, read_facts
 
 HARD = 3  # a value or a name weighs as much as this many words
@@ -99,7 +99,7 @@ def merge(some: Iterable[Facts]) -> Facts:
 
 def match_answer(reference: Reference, answer: str, most_words: int | None = None) -> Match:
     """What an answer has of the reference; of its first `most_words` words alone, if that is given."""
-    passages = [passage for passage in dict.fromkeys(list_passages(answer)) if not COURTESY.match(passage)]
+    passages = list(dict.fromkeys(list_subject_matter(answer)))
     if most_words is not None:
         passages = cut_passages(passages, most_words)
     said = [mend(reference, reference.read(passage)) for passage in passages]

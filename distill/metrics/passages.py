@@ -20,12 +20,23 @@ TITLE = re.compile(r"^\s*[A-Z0-9][^.!?;:]{0,59}$")  # a short line before one th
 UNIT_OF_COLUMN = re.compile(r"[(\[]\s*([^()\[\]]{1,12}?)\s*[)\]]\s*$|,\s*(?:in\s+)?([^\s,]{1,8})\s*$")
 BARE_CELL = re.compile(r"^[-+\u2212\u00b1<>=\u2264\u2265~ ]*\d[\d.,]*(?:\s*(?:-|\u2013|to|\u00b1|\+/-)\s*\d[\d.,]*)?$")
 
-# What says nothing of the subject.
-COURTESY = re.compile(
-    r"(?:i hope|let me know|please (?:let|feel|ask|note that (?:the|this) (?:above|answer))|feel free|if you (?:have|need) |"
-    r"is there anything|(?:sure|certainly|of course)\b|thank|you'?re welcome|happy to help|great question|"
-    r"in summary,? the above|here (?:is|are)\b.*:$)", re.IGNORECASE
+# What says nothing of the subject: before a claim, and as a sentence of its own, unless that holds a value.
+NOTE = r"note that (?!(?:the|this) (?:above|answer)\b[^\d:]*$)"
+OPENING = re.compile(
+    rf"(?:(?:sure|certainly|of course|absolutely)\b[\s,!.:;-]*|(?:please )?{NOTE}|if you (?:have|need|want)\b[^,]*,\s*)+",
+    re.IGNORECASE,
 )
+COURTESY = re.compile(
+    r"(?:i hope|let me know|please (?:let|feel|ask|note that (?:the|this) (?:above|answer))|feel free|is there anything|"
+    r"if you (?:have|need|want)\b|thank|you'?re welcome|happy to help|great question|in summary,? the above)[^\d]*$|"
+    r"here (?:is|are)\b.*:$", re.IGNORECASE | re.DOTALL,
+)
+
+
+def list_subject_matter(text: str) -> list[str]:
+    """The passages of an answer without its courtesies: "Sure, the gain is 12 dBi." says that the gain is 12 dBi."""
+    passages = (OPENING.sub("", passage, count=1) if OPENING.match(passage) else passage for passage in list_passages(text))
+    return [passage for passage in passages if passage.strip() and not COURTESY.match(passage)]
 
 
 def list_passages(text: str) -> list[str]:

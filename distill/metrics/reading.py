@@ -29,6 +29,7 @@ PARTED = re.compile(
 )
 # 28VDC and 28 V DC
 THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}) (?=\d{3}(?![\d.]))")  # 36 000 km
+TORQUE = re.compile(r"(?<=\d)(\s?)N[ .*\u00b7\u22c5-]m(?![^\W_])")  # N m and N.m are Nm
 JOINED = re.compile(r"(?<=\d)\s?(V|A|mV|kV|mA)(DC|AC|dc|ac|rms|RMS|pp)(?![^\W_])")
 ITEM_NUMBER = re.compile(r"^\s*\(?\d{1,2}[.)]\s+|\(\d{1,2}\)(?=\s+\w)")
 CODE_NAME = r"[^\W\d_]\w*_\w+|_\w+"
@@ -119,6 +120,7 @@ class Facts:
 
 def fold(text: str) -> str:
     """One form of signs, numbers and contractions; numbers of list items and of sources in prose are gone."""
+    text = TORQUE.sub(r"\1Nm", text)
     text = JOINED.sub(r" \1 \2", fold_signs(THOUSANDS.sub(r"\1", NAMED_SOURCE.sub(" ", ITEM_NUMBER.sub(" ", text)))))
     text = PARTED.sub(r" \2 \1", text)
     for pattern, replacement in CONTRACTED:

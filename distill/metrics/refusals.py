@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill.cases.behaviour import SAYS_NO, belongs_to_refusal, list_numbers
 from distill.cases.case_set import Scores
 from distill.config import PromptSection
-from distill.curation.statements import ENDS, FEWEST_WORDS, list_statements, tells_nothing
+from distill.curation.statements import ENDS, FEWEST_WORDS, TURN, list_statements, tells_nothing
 from distill.curation.words import fold_signs, list_content_words
 from distill.metrics.case import Case, Row
 from distill.prompts import is_refusal, normalise
@@ -40,8 +41,9 @@ def expects_refusal(row: Row) -> bool:
 def refuses(case: Case) -> bool:
     """Whether an answer declines: it says the prompt's sentence, or in words of its own that the sources do not tell.
 
-    In words of its own it refuses only if nothing else in it answers: nothing that the reference answer says, and, where that
-    refuses, nothing at all. False where no refusal is configured.
+    Where the reference refuses, nothing else in the answer may answer: what stands beside may be what the sources hold instead,
+    or where else to look. Where the reference answers, only what shares something with it is an answer, so that no filler
+    makes a refusal look like one. False where no refusal is configured.
     """
     if "refuses" not in case.notes:
         case.notes["refuses"] = bool(case.row.prompt.refusal) and declines(case.row.prompt, case)
@@ -52,13 +54,14 @@ def declines(prompt: PromptSection, case: Case) -> bool:
     """See `refuses`."""
     statements = [statement.text for statement in list_statements(prompt, case.said) if statement.text]
     texts = [*statements, *map(str.strip, case.said.splitlines())]  # a line behind a title or a list is no new paragraph
-    if is_refusal(prompt, case.text) or any(is_prescribed(prompt, text) for text in texts):
-        return True
-    if not any(tells_nothing(text) for text in texts):
+    known = set(list_numbers(f"{case.row.question} {prompt.refusal}"))
+    prescribed = is_refusal(prompt, case.text) or any(is_prescribed(prompt, text) for text in texts)
+    own = (text for text in texts if normalise(prompt.refusal).strip(ENDS) not in normalise(text))  # no repeated instruction
+    if not prescribed and not any(says_no(text, known) for text in own):
         return False
     if expects_refusal(case.row):
-        return not any(says_something(text) for text in statements)
-    return not case.match.related
+        return not any(says_something(prompt, text, known) for text in statements)
+    return prescribed or not case.match.related
 
 
 def is_prescribed(prompt: PromptSection, text: str) -> bool:
@@ -67,9 +70,17 @@ def is_prescribed(prompt: PromptSection, text: str) -> bool:
     return refusal in said and len(said.split()) - len(refusal.split()) <= MOST_AROUND and ": " not in said
 
 
-def says_something(text: str) -> bool:
-    """Whether a sentence states anything, beside that the sources do not tell."""
-    return not tells_nothing(text) and len(list_content_words(fold_signs(text))) >= FEWEST_WORDS
+def says_no(text: str, known: set[str]) -> bool:
+    """Whether a sentence says that the sources do not tell, and nothing else: a number beside those `known` is an answer."""
+    no = tells_nothing(text) or bool(SAYS_NO.search(text) and not TURN.search(text))
+    return no and known.issuperset(list_numbers(text))
+
+
+def says_something(prompt: PromptSection, text: str, known: set[str]) -> bool:
+    """Whether a sentence answers: more than that the sources do not tell, what they hold instead, or where else to look."""
+    if is_prescribed(prompt, text) or says_no(text, known) or belongs_to_refusal(text, known):
+        return False
+    return bool(set(list_numbers(text)) - known) or len(list_content_words(fold_signs(text))) >= FEWEST_WORDS
 
 
 def count_refusals(scores: Sequence[Scores]) -> dict[str, int]:

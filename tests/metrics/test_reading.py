@@ -16,12 +16,15 @@ SAME = [
     ("two hours", "120 minutes"), ("36 000 km", "36,000 km"), ("-20 C", "\u221220 \u00b0C"),
     ("**12** V", "12 V"), ("$12\\,\\text{V}$", "12 V"), ("28VDC", "28 V DC"), ("2,000 operating hours", "2000 hours"),
     ("5-10 V", "5 V to 10 V"), ("5 V +/- 0.1 V", "5 \u00b1 0.1 V"), ("three thousand rpm", "3000 rpm"),
-    ("10 Mbit/s", "10 Mbps"),
+    ("10 Mbit/s", "10 Mbps"), ("45 N m", "45 Nm"), ("45 N\u00b7m", "45 Nm"), ("40,000 VA", "40 kVA"), ("100,000 Wh", "100 kWh"),
+    ("12 litres per minute", "12 l/min"), ("12 L/min", "12 l/min"), ("36 km/h", "36,000 m/h"), ("0.5 l", "500 ml"),
 ]
 DIFFERENT = [
     ("5 V", "5 mV"), ("5 V", "5 A"), ("5 V", "6 V"), ("-20 C", "20 C"), ("2.4 GHz", "2.4 MHz"), ("10 dBm", "10 dBi"),
     ("80 C", "80 F"),
     ("12.5", "125"), ("1,200", "1.2"), ("5 mW", "5 MW"), ("8 kB", "8 kbit"), ("15 minutes", "15 hours"),
+    ("12 l/min", "12 l/h"), ("100 kWh", "100 MWh"), ("5 mg/l", "5 mg/ml"), ("20 m/s", "20 m"), ("40 kVA", "40 kW"),
+    ("5 USD", "5 EUR"),
 ]
 
 

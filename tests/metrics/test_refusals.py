@@ -43,6 +43,26 @@ def test_where_the_reference_refuses(text: str, expected: float) -> None:
     assert score("wrong_refusal", text, REFUSAL) is None
 
 
+@pytest.mark.parametrize("text", [
+    "The price of the X100 is not specified in the provided documents.", "None of the provided sources state the price.",
+    "The documents provided do not contain information about the price.", "The price is not mentioned in the sources.",
+    "Based on the provided sources, the price is not stated.", "The sources do not say what the X100 costs.",
+    f"{REFUSAL} Please consult the manufacturer.", f"{REFUSAL} The sources only describe the antenna.",
+])
+def test_a_right_refusal_in_any_words(text: str) -> None:
+    assert score("refusal_right", text, REFUSAL) == score("correctness", text, REFUSAL) == 1.0
+
+
+@pytest.mark.parametrize("text", [
+    f"{REFUSAL}\n\nThe price of the X100 is 500 USD, and shipping takes two weeks [Source 1].",
+    f"{REFUSAL} The X100 is sold by every dealer in the region.",
+    "The documents do not mention the price. It is 500 USD.", "The documents do not mention the price, which is 500 USD.",
+    "I cannot determine the exact price, which is about 500 USD.", "It is 500 USD. The documents do not mention the price.",
+])
+def test_a_refusal_beside_an_invention_is_none_where_the_reference_refuses(text: str) -> None:
+    assert score("refusal_right", text, REFUSAL) == score("correctness", text, REFUSAL) == 0.0
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("Thank you. Not in my papers.", True), ("Sorry, that is not in my papers.", True), ("Not in my papers, friend.", True),
     ("Who finds nothing is told to write not in my papers and no more.", False), ("Rule: not in my papers.", False),

@@ -236,7 +236,8 @@ def test_calls_count_and_not_requests_when_more_than_half_fail(tmp_path: Path) -
     with TeacherServer(fault=lambda number, question: "500" if number % 3 else None) as server:
         with pytest.raises(PipelineError, match=r"3[34] of the last 50 calls .*status 500: internal error"):
             ask_all(make_config(tmp_path, server.url, concurrency=1, max_attempts=5), make_requests(100))
-        assert len(server.requests) == 50 and read_log(make_config(tmp_path, server.url), "answers")
+        # A slot is free again before the failure is on disk, so that one more call may be under way.
+        assert 50 <= len(server.requests) <= 51 and read_log(make_config(tmp_path, server.url), "answers")
 
 
 def test_a_teacher_that_fails_from_the_start_is_given_up_early(tmp_path: Path) -> None:
