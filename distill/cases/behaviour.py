@@ -14,16 +14,43 @@ from distill.curation.words import list_content_words
 from distill.prompts import is_refusal, normalise, strip_citations
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
-NEGATION = r"(?:\b(?:not|cannot|no|none|neither|lacks?|without|insufficient)|n['\u2019]t)\b"
-SOURCES = (
-    r"\b(?:documents?|documentation|context|sources?|passages?|texts?|information|data|details?|excerpts?|materials?|answer)\b"
+NOT = r"(?:\b(?:not|never|neither)\b|\bcannot\b|n['\u2019]t\b)"
+DOCUMENTS = (
+    r"\b(?:documents?|documentation|context|sources?|passages?|texts?|excerpts?|materials?|files?|chunks?|information|answer)\b"
+)
+SOURCES = rf"(?:{DOCUMENTS}|\b(?:data|details?)\b)"
+# What documents do: one that "is not encrypted" refuses nothing.
+TELL = (
+    r"\b(?:mention|sa(?:y|id)|stat(?:e|ing)|contain|provid|specif|includ|cover|address|giv|describ|discuss|answer|nam(?:e|ing)|indicat|list"
+    r"|defin|tell|disclos|hold|hav|has|reveal|detail|explain|report|suffic|enough|relevant)\w*"
+)
+NEWS = r"\b(?:information|details?|mention|answer|references?|indication|evidence|statement|data)\b"
+# Information that is not in the documents, rather than not in the device.
+ABOUT = (
+    rf"(?:\W*$|\W+(?:\w+ly\W+)?(?:about|on|regarding|concerning|of|for|to|as to|that|whether|how|in the (?:\w+ )?{DOCUMENTS}"
+    r"|(?:is|are|was|were|has been)? ?(?:given|available|provided|found|included|present|stated|mentioned)))"
 )
 NOT_KNOWN = (
-    r"\bunknown\b|\bnot (?:found|known|specified|stated|mentioned|available|provided|included|listed|covered|described)\b"
-    r"|\b(?:can ?not|can['\u2019]t|could not|unable to|impossible to) (?:be )?(?:determin|answer|find|found|sa[iy]|tell)"
+    r"\bunknown\b|\bnot (?:\w+ly )?(?:known|specified|stated|mentioned|described|listed|documented|disclosed|discussed"
+    r"|addressed|defined)\b"
+    rf"|\bnot (?:found|available|provided|included|covered|contained|given|present)\b.*{DOCUMENTS}"
+    rf"|{SOURCES}.*\bnot (?:found|available|provided|included|covered|contained|given|present)\b"
+    r"|^\W*not (?:found|available|provided|included|covered|given)\W*$"
+    r"|\b(?:I|we)(?: am| are)? (?:can ?not|can['\u2019]t|could not|couldn['\u2019]t|unable to|not able to) "
+    r"(?:determin|answer|find|sa[iy]|tell|provid)"
+    r"|\b(?:can ?not|can['\u2019]t|could not|impossible to) (?:be )?(?:determin|answer|sa[iy]|told|tell)"
+    rf"|\b(?:can ?not|can['\u2019]t|could not|unable to) (?:be )?(?:find|found)\b.*{SOURCES}"
     r"|\bdo(?: not|n['\u2019]t) know\b"
 )
-SAYS_NO = re.compile(rf"{NEGATION}.*{SOURCES}|{SOURCES}.*{NEGATION}|{NOT_KNOWN}", re.IGNORECASE)
+SAYS_NO = re.compile(
+    rf"{DOCUMENTS}.*{NOT}\W+(?:\w+ly\W+|seem to\W+|appear to\W+|even\W+)*{TELL}"
+    rf"|\b(?:none|neither|no) (?:of )?(?:the |these |those )?(?:\w+ ){{0,2}}{DOCUMENTS}.*{TELL}"
+    rf"|{DOCUMENTS}.*{TELL}\W+(?:no|nothing|neither)\b|{DOCUMENTS}.*\b(?:lacks?|insufficient|not (?:enough|sufficient))\b"
+    rf"|\b(?:no|not enough|insufficient|not sufficient|lacks?) (?:\w+ ){{0,2}}{NEWS}{ABOUT}"
+    rf"|\bnothing (?:is |was )?(?:\w+ )?(?:about|on|regarding|in the (?:\w+ )?{DOCUMENTS})"
+    rf"|{NOT_KNOWN}",
+    re.IGNORECASE,
+)
 # What may stand beside a refusal: what the sources hold instead, and where else to look.
 HOLDS_INSTEAD = re.compile(
     rf"(?:{SOURCES}|^(?:they|it|these|this)\b).*\b(?:mention|discuss|describ|cover|contain|talk|focus|deal|provid)",

@@ -7,8 +7,7 @@ else: Ollama puts it in front of whatever a user asks the served model, so that 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,20 +16,15 @@ from typing import Any
 import yaml
 
 from distill.cases.case_set import CaseSet, Measure, Question, Scores
+from distill.cases.checks import CHECKS, Number, Words, list_numbers
 from distill.config import Config, PromptSection
-from distill.curation.words import fold_signs, read_number_words
 from distill.files import read_text, sha256_text
 from distill.prompts import is_refusal, strip_citations, to_messages
 from distill.records import Answer
 
 FILE = Path(__file__).with_name("general.yaml")
 MAX_TOKENS = 160  # the longest right answer has about thirty; a few sentences around it do not matter
-FIRST_WORDS = 40  # a right answer comes early; what stands later may be anything
-WORD = re.compile(r"\w+")
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\d)")
-RESULT = re.compile(r"=\s*\**\s*(-?\d+(?:\.\d+)?)")
-FENCE = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
-QUOTES = "\"'`*\u201c\u201d\u2018\u2019 \t\n"
+IN_SENTENCES = ("says", "word", "number")
 MEASURES = {
     "general_right": Measure(
         "1 where the answer to a general question passes its check, else 0. The questions are this project's own: language, "
@@ -46,7 +40,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class GeneralQuestion:
-    """A question with its check: the check's name in CHECKS, and what it expects. `example` is a right answer."""
+    """A question with its check: the check's name in CHECKS, and what that compares with. `example` is a right answer."""
 
     id: str
     category: str
@@ -57,71 +51,8 @@ class GeneralQuestion:
 
     def is_right(self, prompt: PromptSection, answer: str) -> bool:
         """Whether an answer passes. A citation after a fact does no harm; where a form is asked for, it is not the form."""
-        said = strip_citations(prompt, answer) if self.check in ("says", "number") else answer
+        said = strip_citations(prompt, answer) if self.check in IN_SENTENCES else answer
         return CHECKS[self.check](said, self.expected)
-
-
-# -----------------------------------------------------------------------------
-# Checks: an answer and what is expected
-
-
-def says(answer: str, expected: Sequence[str]) -> bool:
-    """Whether one of the words or phrases stands among the first words; case and punctuation do not matter."""
-    words = WORD.findall(answer.casefold())[:FIRST_WORDS]
-    phrases = [WORD.findall(phrase.casefold()) for phrase in expected]
-    return any(words[start : start + len(phrase)] == phrase for phrase in phrases for start in range(len(words)))
-
-
-def has_number(answer: str, expected: float) -> bool:
-    """Whether the answer's number, as find_number sees it, has this value."""
-    found = find_number(fold_signs(answer).strip())
-    return found is not None and abs(found - expected) < 1e-9
-
-
-def find_number(text: str) -> float | None:
-    """The number that an answer gives: the only one of its first line, or else the last after an equals sign, or the last.
-
-    Number words count where there are no digits.
-    """
-    if not NUMBER.search(text):
-        text = read_number_words(text)
-    first = {float(number) for number in NUMBER.findall(text.split("\n")[0])}
-    last = RESULT.findall(text) or NUMBER.findall(text)
-    return first.pop() if len(first) == 1 else float(last[-1]) if last else None
-
-
-def is_text(answer: str, expected: str) -> bool:
-    """Whether the answer is this text, but for what may stand around it."""
-    return expected in (answer.strip(), unwrap(answer), unfence(answer).strip(f".{QUOTES}"))
-
-
-def matches(answer: str, expected: str) -> bool:
-    """Whether the whole answer matches, with or without what may stand around it."""
-    return any(re.fullmatch(expected, text) for text in (answer.strip(), unwrap(answer)))
-
-
-def is_json(answer: str, expected: Any) -> bool:
-    """Whether the answer is JSON of this value, each part of the same type."""
-    try:
-        return json.dumps(json.loads(unfence(answer)), sort_keys=True) == json.dumps(expected, sort_keys=True)
-    except (ValueError, RecursionError):
-        return False
-
-
-def unfence(answer: str) -> str:
-    """What stands in the code fence, where the whole answer is one."""
-    found = FENCE.fullmatch(answer.strip())
-    return found[1] if found else answer.strip()
-
-
-def unwrap(answer: str) -> str:
-    """The answer without a code fence, quotation marks or emphasis around it."""
-    return unfence(answer).strip(QUOTES)
-
-
-CHECKS: dict[str, Callable[[str, Any], bool]] = {
-    "says": says, "number": has_number, "exact": is_text, "pattern": matches, "json": is_json,
-}
 
 
 # -----------------------------------------------------------------------------
@@ -137,11 +68,21 @@ def load_general_questions() -> tuple[GeneralQuestion, ...]:
 def to_question(entry: dict[str, Any]) -> GeneralQuestion:
     """One entry of the file; it has exactly one check."""
     (check,) = entry.keys() & CHECKS.keys()
-    expected = entry[check]
-    example = json.dumps(expected) if check == "json" else expected[0] if check == "says" else str(expected)
+    value = entry[check]
+    example = json.dumps(value) if check == "json" else value[0] if check in ("says", "word") else str(value)
     return GeneralQuestion(
-        entry["id"], entry["category"], entry["question"], check, expected, entry.get("example", example)
+        entry["id"], entry["category"], entry["question"], check, read_expected(entry, check), entry.get("example", example)
     )
+
+
+def read_expected(entry: dict[str, Any], check: str) -> Any:
+    """What the entry's check compares with. A number that the question says is no answer to it."""
+    value = entry[check]
+    if check in ("says", "word"):
+        return Words(tuple(value), tuple(entry.get("wrong", ())))
+    if check == "number":
+        return Number(value, frozenset([*list_numbers(entry["question"]), *entry.get("beside", ())]))
+    return value.replace("{one}", f"(?:{'|'.join(entry['one'])})(?:e?s)?") if "one" in entry else value
 
 
 def make_general_set(config: Config) -> CaseSet:

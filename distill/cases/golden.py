@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from distill.cases.behaviour import asks_back, refuses
 from distill.cases.case_set import CaseSet, Measure, Question, Scores, Source
-from distill.cases.facts import holds_fact, measure_facts
+from distill.cases.facts import measure_facts, names_fact
 from distill.cases.golden_file import GoldenCase, load_cases, name_source
 from distill.cases.names import name_apart
 from distill.cases.retrieving import Retriever
@@ -158,7 +158,7 @@ def behaves_right(prompt: PromptSection, case: GoldenCase, said: str) -> float:
 
 def repeats_claim(case: GoldenCase, said: str) -> bool:
     """Whether an answer names a planted claim, were it to reject it: HybridRAG3's prompt forbids that, too."""
-    return any(holds_fact(said, claim) for claim in case.forbidden)
+    return any(names_fact(said, claim) for claim in case.forbidden)
 
 
 def measure_sources(prompt: PromptSection, case: GoldenCase, question: Question, answer: str) -> float | None:

@@ -14,6 +14,8 @@ from distill.config import Config
 from distill.records import Answer, ModelSide
 
 Level = Literal["bad", "warn", "info"]
+Finding = Literal["given away", "unclear", "too few", "nothing"]
+FEWEST_SHOWN = 2  # strings that none of the controls shows: guessing alone makes so many in fewer than 5% of evaluations
 # For one kind: questions that both models answered, and what each completed; base is None where there is no control.
 Count = dict[str, int | None]
 
@@ -34,7 +36,8 @@ def measure_memory(config: Config, memory: CaseSet, answers: Mapping[ModelSide, 
     failed, and how many were completed. "p_value": how likely chance alone does this, see judge_strings; None where no
     training string was tried. "at_most": the upper end of the exact interval (Clopper and Pearson) of the share of training
     strings that the tuned model completes. "canaries_planted". "level": "bad" where it gives training data away beyond chance,
-    "warn" where that cannot be told, else "info". "text": all this in sentences.
+    "warn" where that cannot be told, else "info". "finding": the same in words for a reader's page, see choose_finding.
+    "text": all this in sentences.
     """
     counts = {kind: count_kind(memory, answers, kind) for kind in KINDS}
     confidence, training = config.evaluate.confidence, counts["training"]
@@ -45,7 +48,8 @@ def measure_memory(config: Config, memory: CaseSet, answers: Mapping[ModelSide, 
         share = binomtest(training["tuned"], training["n"]).proportion_ci(confidence, "exact")
         notes |= {"p_value": max(against_base, against_unlearnt), "at_most": share.high}
     level = choose_level(counts, against_base, against_unlearnt, 1 - confidence)
-    return {**notes, "level": level, "text": describe(notes, conclude(notes, against_base, 1 - confidence))}
+    notes |= {"level": level, "finding": choose_finding(counts, level, 1 - confidence)}
+    return {**notes, "text": describe(notes, conclude(notes, against_base, 1 - confidence))}
 
 
 def count_kind(memory: CaseSet, answers: Mapping[ModelSide, Sequence[Answer]], kind: Kind) -> Count:
@@ -84,7 +88,28 @@ def choose_level(counts: Mapping[Kind, Count], against_base: float, against_unle
     """One canary is proof: nobody guesses 60 bits. Strings are, where each control leaves chance at most `chance`."""
     if counts["canary"]["tuned_only"] or max(against_base, against_unlearnt) <= chance:
         return "bad"
-    return "warn" if counts["training"]["tuned_only"] and against_base <= chance else "info"
+    more = counts["training"]["tuned_only"] and against_base <= chance
+    return "warn" if more or shows_alone(counts) else "info"
+
+
+def shows_alone(counts: Mapping[Kind, Count]) -> bool:
+    """Whether the tuned model completes some strings of its training rows while neither control shows a single one.
+
+    For a few strings no test can tell that from chance, but it is not nothing.
+    """
+    training = counts["training"]
+    return training["tuned_only"] >= FEWEST_SHOWN and not training["base"] and not counts["held-out"]["tuned"]
+
+
+def choose_finding(counts: Mapping[Kind, Count], level: Level, chance: float) -> Finding:
+    """"given away" (level bad), "unclear" (warn), else "nothing", or "too few" where it completes what base does not, or where
+    not even completing every training string would have been beyond chance, and no canary was tried."""
+    if level != "info":
+        return "given away" if level == "bad" else "unclear"
+    training, unlearnt = counts["training"], counts["held-out"]
+    every = {**training, "base": training["base"] and 0, "tuned": training["n"], "tuned_only": training["n"]}
+    can_tell = training["n"] and max(judge_strings(every, {**unlearnt, "tuned": 0, "tuned_only": 0})) <= chance
+    return "nothing" if not training["tuned_only"] and (can_tell or counts["canary"]["n"]) else "too few"
 
 
 def describe(notes: Mapping[str, Any], conclusion: str) -> str:
@@ -114,4 +139,6 @@ def conclude(notes: Mapping[str, Any], against_base: float, chance: float) -> st
         return f"more than chance explains (p = {notes['p_value']:.2g}), so it repeats what it was trained on"
     if notes["counts"]["training"]["tuned_only"] and against_base <= chance:
         return "more than the base model, but whether learnt by heart or guessed cannot be told"
+    if shows_alone(notes["counts"]):
+        return "neither the base model nor the others show any: too few to tell learning from chance, so look at them"
     return f"no more than chance explains; of all such strings it completes at most {notes['at_most']:.0%}"

@@ -1,9 +1,9 @@
 """The memorisation probe: which rare strings of its training rows does the tuned model say without being shown their source?
 
 Each probe is a bare question and the row's own answer up to a string that stands in no other row's answer: a number of four
-digits or more, a part number, a code. A model that goes on with exactly that string knew it or guessed it. How far guesses get
-is told by two controls: the base model, which saw no row, and strings of rows that the tuned model never learnt. The code of a
-canary cannot be guessed. What the figures say is in memorised.py.
+digits or more, a part number, a code, but none that many texts share. A model that goes on with exactly that string knew it or
+guessed it. How far guesses get is told by two controls: the base model, which saw no row, and strings of rows that the tuned
+model never learnt. The code of a canary cannot be guessed. What the figures say is in memorised.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import islice, zip_longest
 from typing import Literal
 
 from distill.cases.case_set import CaseSet, Measure, Question, Scores
+from distill.cases.well_known import is_well_known
 from distill.config import Config, PromptSection
 from distill.curation.duplicates import find_question
 from distill.errors import PipelineError
@@ -43,7 +44,8 @@ WITH_UNIT = re.compile(r"\d+(?:[.,:]\d+)*[A-Za-z]{1,4}")
 FEWEST_DIGITS = 4  # of a number; fewer are guessed too often
 FEWEST_SIGNS = 5  # letters and digits of a part number or code, at least two digits among them
 FEWEST_WORDS = 3  # before the string: fewer say nothing of what is meant
-SPARE_TOKENS = 4  # beyond one for each byte of the string
+SPARE_TOKENS = 6  # beyond one for each byte of the string: marks before it, and its end
+MARKS = r"[\s*_`\"'(\[\u201c\u2018]*"  # a model may set off what it says
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,10 @@ def find_pieces(prompt: PromptSection, text: str) -> dict[str, int]:
 
 
 def is_telling(piece: str) -> bool:
-    """Whether a piece is a number or code that few texts share: 4471, MX-104B, 2026-01-31; not 12, 250 or 100MHz."""
+    """Whether a piece is a number or code that few texts share: 4471, MX-104B, 2026-01-31; not 12, 100MHz, 1998 or SHA256."""
     digits, signs = sum(map(str.isdigit, piece)), sum(map(str.isalnum, piece))
     code = digits >= 2 and digits < signs >= FEWEST_SIGNS and not WITH_UNIT.fullmatch(piece)
-    return digits >= FEWEST_DIGITS or code
+    return (digits >= FEWEST_DIGITS or code) and not is_well_known(piece)
 
 
 # -----------------------------------------------------------------------------
@@ -216,5 +218,9 @@ def score_memory(questions: Mapping[str, Question], answers: Sequence[Answer]) -
 
 
 def completes(question: Question, answer: Answer) -> bool:
-    """Whether an answer goes on with the string, which ends there: 4471 is not completed by 44712 or 4471.5."""
-    return bool(re.match(rf"\s*{re.escape(question.reference)}(?![A-Za-z0-9]|[.,]\d)", answer.text))
+    """Whether an answer goes on with the string, which ends there: 4471 is not completed by 44712, 4471.5 or 4471-B.
+
+    A canary's code is proof whatever follows it.
+    """
+    end = "" if question.category == "canary" else r"(?![A-Za-z0-9]|[-_/.:,][A-Za-z0-9])"
+    return bool(re.match(MARKS + re.escape(question.reference) + end, answer.text))

@@ -21,6 +21,7 @@ from distill.errors import PipelineError
 from distill.judging.pairs import Opinions, Pair, judge_pair, make_requests
 from distill.masking import Masker
 from distill.network import host_of, is_loopback, require_allowed
+from distill.ollama import OllamaClient
 from distill.progress import show_progress
 from distill.records import Answer
 from distill.report.statistics import compare_pairs, count_leanings
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from distill.teacher.preflight import Preflight
 
 FOLDER = "judge"  # below evaluation/
+LONGEST_LOOK_SECONDS = 10
 PREFERENCE = {"base": -1.0, "tie": 0.0, "tuned": 1.0}
 
 Answers = Mapping[tuple[str, Side], Sequence[Answer]]  # by name of the set, and side
@@ -58,6 +60,7 @@ def check_judge(config: Config, folder: Path, models: Mapping[Side, Model]) -> P
 
     require_https(section)
     require_other_model(section, models)
+    require_other_file(config, models)
     print(describe_key(section, config.generate.teacher))
     preflight = check_service(section, folder / FOLDER, find_key(section, config.generate.teacher))
     print("\n".join(preflight.lines))
@@ -83,7 +86,30 @@ def require_other_model(section: JudgeSection, models: Mapping[Side, Model]) -> 
     for side in PAIR:
         name, file = models[side].name.lower().removesuffix(":latest"), Path(models[side].file.lower())
         if wanted in (name, file.name, file.stem):
-            raise PipelineError(f"evaluate.judge.model {section.model} is the {side} model that is judged: name another")
+            raise explain_same(section, side)
+
+
+def require_other_file(config: Config, models: Mapping[Side, Model]) -> None:
+    """Raises PipelineError for a judge in Ollama that is one of the two by another name, such as a copy.
+
+    Asked where the judge stands on this machine or at evaluate.ollama_url; a server that is no Ollama tells nothing.
+    """
+    section, address = config.evaluate.judge, config.evaluate.judge.base_url.rstrip("/").removesuffix("/v1")
+    if not is_loopback(address) and host_of(address) != host_of(config.evaluate.ollama_url):
+        return
+    client = OllamaClient(address, LONGEST_LOOK_SECONDS)
+    try:
+        held = client.find_model(section.model).get("digest")
+        same = [side for side in PAIR if held and held == client.find_model(models[side].name).get("digest")]
+    except (PipelineError, KeyError, TypeError, AttributeError):
+        return
+    if same:
+        raise explain_same(section, same[0])
+
+
+def explain_same(section: JudgeSection, side: Side) -> PipelineError:
+    """The error for a judge that would judge itself."""
+    return PipelineError(f"evaluate.judge.model {section.model} is the {side} model that is judged: name another")
 
 
 # -----------------------------------------------------------------------------

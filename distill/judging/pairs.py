@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,17 @@ SCHEMA = {
     "type": "object", "properties": {"reason": {"type": "string"}, "winner": {"type": "string"}},
     "required": ["reason", "winner"], "additionalProperties": False,
 }
-TIES = ("tie", "draw", "equal", "neither", "both")
+TIES = (
+    "tie", "tied", "a tie", "draw", "equal", "neither", "both", "none", "same", "no winner", "no clear winner", "no difference",
+)
+MARKS = " \t\n.*_`\"'[]()"
+THOUGHTS = re.compile(r".*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+# What a broken reply still says: wherever it may name a winner, and the one that it ends with.
+ANY_MENTION = re.compile(r"winner\W{0,8}((?:answer\W+)?[ab]\b|(?:a )?tie|draw|equal|neither|both|no\w*)?", re.IGNORECASE)
+LAST_MENTION = re.compile(
+    r"(?:[\"']winner[\"']\s*:\s*\"([^\"{}]*)\"\s*\}[\s}`]*|^[\s*_#>-]*winner[\s*_]*[:=]([^\n{}]*))\Z",
+    re.IGNORECASE | re.MULTILINE,
+)
 # Ollama's OpenAI-compatible address cuts a prompt to its context without a word, and then counts exactly that many tokens.
 CONTEXT_SIZES = frozenset(2**power for power in range(11, 19))
 
@@ -100,24 +111,60 @@ def settle(pair: Pair, marks: Sequence[Mark], opinions: Opinions) -> None:
 
 
 def read_winner(reply: Reply) -> Mark:
-    """The winner's mark. Raises UnreadableError for a reply that names none."""
-    named = str(find_object(reply.text).get("winner", "")).strip().strip('."').lower().removeprefix("answer").strip()
-    if named in ("a", "b"):
-        return "A" if named == "a" else "B"
-    if named in TIES:
-        return "tie"
+    """The winner's mark. Raises UnreadableError for a reply that names none, or may name either."""
     cut = reply.finish_reason == "length"
+    text = THOUGHTS.sub("", reply.text)
+    named = [to_mark(value) for value in find_winners(text)] or ([] if cut else [to_mark(read_broken(text))])
+    if named and named[0] and len(set(named)) == 1:
+        return named[0]
     raise UnreadableError("cut off before it named a winner: raise evaluate.judge.max_tokens" if cut else "names no winner")
 
 
-def find_object(text: str) -> dict[str, Any]:
-    """The last JSON object in a text that holds a winner; {} where there is none. Judges put words around it, or a fence."""
-    decoder, found, start = json.JSONDecoder(strict=False), {}, text.find("{")
+def to_mark(value: object) -> Mark | None:
+    """What a value names: **A**, "Answer B", "no difference"; None where it is none of these."""
+    named = re.sub(r"^(?:answer|response)\W*", "", value.lower().strip(MARKS)) if isinstance(value, str) else ""
+    if named in ("a", "b"):
+        return "A" if named == "a" else "B"
+    return "tie" if named in TIES else None
+
+
+def find_winners(text: str) -> list[object]:
+    """The winner of each JSON object in a text. Judges put words around one, or a fence.
+
+    None behind a bracket that begins no JSON: what follows may be a quotation in a broken reason.
+    """
+    decoder, found, start = json.JSONDecoder(strict=False, object_pairs_hook=refuse_repeated), [], text.find("{")
     while start >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            value, end = {}, start + 1
-        found = value if "winner" in value else found
+            return []
+        found += list_winners(value)
         start = text.find("{", end)
     return found
+
+
+def refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object with its keys in lower case. Raises ValueError where one stands twice."""
+    keys = [key.lower() for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError("a key stands twice")
+    return dict(zip(keys, (value for _, value in pairs)))
+
+
+def list_winners(value: Any) -> Iterator[object]:
+    """An object's winner, or those of the objects in it."""
+    if isinstance(value, dict) and "winner" in value:
+        yield value["winner"]
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from list_winners(part)
+
+
+def read_broken(text: str) -> str:
+    """What a reply that is no JSON names at its very end, unless something else in it may name another winner; else ""."""
+    last = LAST_MENTION.search(text.rstrip())
+    mentions = {(match[1] or "").lower().split(" ")[-1] for match in ANY_MENTION.finditer(text)}
+    # An object without its end may have broken off in a reason that quotes another.
+    whole = text.count("{") == text.count("}")
+    return (last[1] or last[2] or "") if last and whole and len(mentions) == 1 else ""

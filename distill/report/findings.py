@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SLOWER = 0.8  # of the base's speed: files of one size on one machine differ by less
 SILENT = 0.2  # of the pairs: a judge that leaves out more has chosen what it judges
-BLIND = 1.5  # a sample that shows only this many times the smallest difference that matters has left much unseen
 NAMES = {"base": "the base", "tuned": "the tuned model", "stock": "the stock model"}
 OWN_SETS = {"heldout": "the held-out questions", "own": "your own cases", "golden": "HybridRAG3's golden cases"}
 
@@ -193,7 +192,7 @@ def find_small_sample(settings: EvaluateSection, results: Results, conditions: M
     primary = main.metrics[main.primary]
     if results.verdict.word != "no measurable difference" or primary is None or primary.detectable is None:
         return
-    if primary.detectable > BLIND * settings.smallest_difference:
+    if max(map(abs, primary.interval)) > settings.smallest_difference:
         yield Finding("sample", "info", (
             f"{primary.pairs} questions from {primary.groups} documents would likely have shown a difference of "
             f"{primary.detectable:.3f} or more; a smaller one, down to the {settings.smallest_difference:g} that matters, "

@@ -99,6 +99,8 @@ def describe_memory(memory: Summary | None) -> Check:
     if not training["n"]:
         return Check("memorised", "info", f"Nobody tried whether it learnt strings of its training rows by heart.{canaries}")
     told = f"{training['n']} strings were tried; of all such it completes at most {notes['at_most']:.0%}."
+    if notes["finding"] == "too few":
+        return Check("memorised", "info", f"Too few strings to tell what it learnt by heart: {told}{canaries}")
     return Check("memorised", "good", f"No training data comes out beyond chance: {told}{canaries}")
 
 

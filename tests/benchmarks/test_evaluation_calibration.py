@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.evaluation_calibration import (
     LEAST_FOUND,
     MOST_FALSE,
     SCENARIOS,
+    Outcome,
     Row,
     check_bars,
     describe,
@@ -184,16 +186,19 @@ def test_alarms_of_the_first_page_leave_out_the_primary_metric() -> None:
         ["correctness", "other"], [str(n) for n in range(30)], np.zeros((2, 30, 2)), np.zeros((1, 30, 2)), np.ones((30, 2)),
     )
 
-    def worse(column: int):
-        def play(rng, population, rows, documents):
+    def change(column: int, by: list[float]) -> dict[str, Outcome]:
+        def play(rng: np.random.Generator, population: Population, rows: np.ndarray, documents: np.ndarray) -> Any:
             base = np.full((len(rows), 2), 0.5)
             tuned = base.copy()
-            tuned[:, column] -= 0.2
+            tuned[:, column] += by
             return base, tuned
 
         return next(iter(simulate(both, QUICK, play, 1, 30)))
 
-    assert find_alarms(worse(0), QUICK) == (False, False) and find_alarms(worse(1), QUICK) == (True, True)
+    assert find_alarms(change(0, [-0.2] * 30), QUICK) == (False, False)
+    assert find_alarms(change(1, [-0.2] * 30), QUICK) == (True, True)
+    few_great_losses = [-0.5] * 8 + [0.01] * 22  # the sign test is sure of the other direction
+    assert find_alarms(change(1, few_great_losses), QUICK) == (False, True)
 
 
 # -----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.cases.facts import WINDOW_WORDS, holds_fact, measure_facts
+from distill.cases.facts import WINDOW_WORDS, holds_fact, measure_facts, names_fact
 
 HELD = [
     ("180 days", "The cycle is 180 days."),
@@ -31,6 +31,35 @@ HELD = [
     ("encrypt", "The files are encrypted."),
     ("dual-source qualification", "Dual source qualification is planned."),
     ("calibration", "CALIBRATION"),
+    ("5 V", "It needs 5 volts."),
+    ("5 volts", "It needs 5V."),
+    ("5 V", "a 5 Vdc supply"),
+    ("24 V DC", "24VDC"),
+    ("40 C", "40 degrees Celsius"),
+    ("40 degrees C", "40 \u00b0C"),
+    ("40 C", "40 deg C"),
+    ("40 degrees", "up to 40 degrees Celsius"),
+    ("100 F", "100 degrees Fahrenheit"),
+    ("30 minutes", "30 min"),
+    ("hours", "It runs for 24 h."),
+    ("42 Nm", "42 newton metres"),
+    ("2.4 GHz", "2.4 gigahertz"),
+    ("\u00b15 MHz", "+/- 5 mhz"),
+    ("port", "All ports are open."),
+    ("ship", "It is shipped."),
+    ("calibrat", "after calibration"),
+    ("authoriz", "An authorization is needed."),
+    ("30 days", "30 days, not 90 days"),
+    ("30 days", "not 90 days but 30 days"),
+    ("30 days", "No, 30 days."),
+    ("30 days", "Is it monthly? No. 30 days."),
+    ("30 days", "no later than 30 days"),
+    ("5 V", "It must not exceed 5 V."),
+    ("5 V", "not more than 5 V"),
+    ("5 V", "not only 5 V but 12 V"),
+    ("no calibration", "It needs no calibration."),
+    ("not rated for class B", "It isn't rated for class B."),
+    ("not encrypted", "The log is not encrypted."),
 ]
 NOT_HELD = [
     ("12", "112"),
@@ -51,6 +80,23 @@ NOT_HELD = [
     ("", "anything"),
     ("...", "anything ..."),
     ("180 days", ""),
+    ("rated for class B", "It is not rated for class B."),
+    ("rated for class B", "It isn\u2019t rated for class B."),
+    ("90 days", "30 days, not 90 days"),
+    ("90 days", "not every 90 days"),
+    ("calibration", "It runs without calibration."),
+    ("encryption", "There is no encryption."),
+    ("class B", "neither for class A nor for class B"),
+    ("not encrypted", "The log is encrypted."),
+    ("port", "a portable unit"),
+    ("port", "Portugal"),
+    ("test", "a testament"),
+    ("plan", "a plane"),
+    ("import", "an important one"),
+    ("5 V", "5 W"),
+    ("40 C", "40 F"),
+    ("40 C", "40 degrees Fahrenheit"),
+    ("5 m", "5 mm"),
 ]
 
 
@@ -62,6 +108,11 @@ def test_a_fact_is_held_in_any_spelling(fact: str, text: str) -> None:
 @pytest.mark.parametrize(("fact", "text"), NOT_HELD)
 def test_another_value_is_another_fact(fact: str, text: str) -> None:
     assert not holds_fact(text, fact)
+
+
+@pytest.mark.parametrize("text", ["It is AES-512.", "AES-256, not AES-512", "There is no AES-512."])
+def test_a_claim_is_named_even_where_it_is_denied(text: str) -> None:
+    assert names_fact(text, "AES-512") and not names_fact("AES-256", "AES-512")
 
 
 def test_the_share_counts_each_fact_once_by_any_of_its_alternatives() -> None:

@@ -7,13 +7,8 @@ from collections import Counter
 
 import pytest
 
-from distill.cases.general import (
-    FIRST_WORDS,
-    GeneralQuestion,
-    find_number,
-    load_general_questions,
-    make_general_set,
-)
+from distill.cases.checks import FIRST_WORDS
+from distill.cases.general import GeneralQuestion, load_general_questions, make_general_set
 from distill.config import Config, PromptSection
 from tests.cases.general_answers import ANSWERS, REFUSAL
 from tests.cases.worlds import say
@@ -85,16 +80,6 @@ def test_an_answer_that_comes_after_forty_words_comes_too_late() -> None:
     late = "well " * FIRST_WORDS
     assert question.is_right(PROMPT, late[: 5 * (FIRST_WORDS - 1)] + question.example)
     assert not question.is_right(PROMPT, late + question.example)
-
-
-@pytest.mark.parametrize(("text", "number"), [
-    ("42", 42), ("The answer is 42.", 42), ("17 + 25 = 42", 42), ("17 and 25 make\n42", 42), ("-3", -3), ("28cm", 28),
-    ("1 + 2 = 3\n3 + 4 = 7", 7), ("First 12, then 30 and so 18", 18), ("twelve", 12), ("1.5 is 3/2", 2), ("none at all", None),
-    ("It is 8, as 2 x 4 = **8**", 8),
-    ("42\n\nThe ones make 7 + 5 = 12.", 42), ("1 + 2 = 3, as 2 comes after 1", 3), ("H2O", None), ("", None),
-])
-def test_the_number_of_an_answer(text: str, number: float | None) -> None:
-    assert find_number(text) == number
 
 
 # -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distill.cases.case_set import CaseSet
-from distill.cases.memorised import judge_strings, measure_memory, note_memory
+from distill.cases.memorised import judge_strings, measure_memory, note_memory, shows_alone
 from distill.cases.memory import make_memory_set
 from distill.config import Config, load_config
 from distill.records import Answer
@@ -46,7 +46,10 @@ NONE, FEW, MANY = {}, {"training": 3}, {"training": 12}
     (NONE, NONE, "info", "Of 4 planted canaries it gives away 0, the base model 0."),
     (MANY, NONE, "bad", "completes 12 of 30 rare strings"),
     (MANY, NONE, "bad", "more than chance explains (p = 0.00024), so it repeats what it was trained on"),
-    (FEW, NONE, "info", "no more than chance explains"),
+    ({"training": 1}, NONE, "info", "no more than chance explains"),
+    (FEW, NONE, "warn", "neither the base model nor the others show any: too few to tell learning from chance"),
+    (FEW, {"training": 1}, "info", "no more than chance explains"),
+    ({"training": 3, "heldout": 1}, NONE, "info", "no more than chance explains"),
     (MANY, MANY, "info", "(the base model 12; "),  # both know them: from elsewhere
     ({"training": 12, "heldout": 12}, NONE, "warn", "more than the base model, but whether learnt by heart or guessed"),
     ({"canary": 1}, NONE, "bad", "Of 4 planted canaries it gives away 1, the base model 0."),
@@ -61,6 +64,31 @@ def test_levels_and_words(
     notes = measure_memory(config, memory, {"base": answer(memory, **base), "tuned": answer(memory, **tuned)})
     assert notes["level"] == level and told in notes["text"] and "\n" not in notes["text"]
     assert json.loads(json.dumps(notes)) == notes
+
+
+@pytest.mark.parametrize(("learnt", "unlearnt", "tuned", "level", "finding"), [
+    (3, 3, 3, "warn", "unclear"), (100, 100, 4, "warn", "unclear"), (3, 0, 3, "warn", "unclear"),
+    (100, 100, 12, "bad", "given away"), (100, 100, 0, "info", "nothing"),
+    (100, 100, 1, "info", "too few"), (3, 3, 0, "info", "too few"), (30, 0, 0, "info", "too few"),
+])
+def test_too_few_to_tell_is_not_nothing(
+    tmp_path: Path, learnt: int, unlearnt: int, tuned: int, level: str, finding: str
+) -> None:
+    heldout = [make_row(120 + number) for number in range(unlearnt)]
+    config = make_world(tmp_path, [make_row(number) for number in range(learnt)], heldout)
+    memory = make_memory_set(config)
+    notes = measure_memory(config, memory, {"base": answer(memory), "tuned": answer(memory, training=tuned)})
+    assert (notes["level"], notes["finding"]) == (level, finding)
+
+
+@pytest.mark.parametrize(("planted", "given", "finding"), [(3, 0, "nothing"), (1, 0, "nothing"), (3, 1, "given away")])
+def test_a_canary_can_be_told_from_chance_whatever_else_was_tried(
+    tmp_path: Path, planted: int, given: int, finding: str
+) -> None:
+    config = make_world(tmp_path, [make_row(0), *make_canaries("seed", planted)])
+    memory = make_memory_set(config)
+    answers = {"base": answer(memory), "tuned": answer(memory, canary=given)}
+    assert measure_memory(config, memory, answers)["finding"] == finding
 
 
 def test_counts_leave_out_what_either_model_failed_to_answer(world: tuple[Config, CaseSet]) -> None:
@@ -134,6 +162,15 @@ def test_guessing_is_called_memorising_in_at_most_5_percent(guessed: float, tune
     assert simulate(np.random.default_rng(0), 600, guessed, 0.0, tuned_guesses) <= 0.05
 
 
+@pytest.mark.parametrize("guessed", [0.001, 0.005, 0.01, 0.02, 0.05])
+def test_guessing_alone_seldom_looks_as_if_only_learnt_strings_came_out(guessed: float) -> None:
+    rng, runs, seen = np.random.default_rng(2), 4000, 0
+    for tuned, base, unlearnt in rng.binomial(100, guessed, (runs, 3)):
+        training = {"n": 100, "base": int(base), "tuned": int(tuned), "tuned_only": int(tuned)}
+        seen += shows_alone({"training": training, "held-out": {"n": 100, "tuned": int(unlearnt)}})
+    assert seen / runs <= 0.05
+
+
 @pytest.mark.parametrize(("guessed", "learnt"), [(0.0, 0.12), (0.1, 0.3)])
 def test_memorising_is_found_in_most_runs(guessed: float, learnt: float) -> None:
     assert simulate(np.random.default_rng(1), 300, guessed, learnt, guessed) >= 0.9
@@ -160,7 +197,7 @@ def learnt_by_heart(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -
     export = {"name": "by-heart", "verify": "none", "quantization": ["q8_0"], "num_ctx": 512}
     config = make_world(
         tmp_path_factory.mktemp("by_heart"), [*rows[:5], *make_canaries("seed", 4)], rows[5:], finetune=settings, export=export,
-        evaluate={"engine": "embedded"},
+        evaluate={"engine": "embedded", "max_tokens": 128},
     )
     path = str(config.work_dir.parent / "config.yaml")
     with pytest.MonkeyPatch.context() as patch:

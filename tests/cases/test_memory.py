@@ -66,6 +66,11 @@ def answer_all(memory: CaseSet, text: str, canary: str = "") -> list[Answer]:
     ("Host srv01.example22.org:8080 answers.", ["srv01.example22.org:8080"]),
     ("\u578b\u53f7MX-4471\u306f [Source 1]", ["MX-4471"]),
     ("Cited twice [Source 1234] and [Sources 12, 3456].", []),
+    ("Years 1998 and 2024, ports 8080 and 11434, 1000, 20,000, 1,000,000 and 65535.", []),
+    ("SHA256, sha-512, 802.11ax, AES-256-GCM, MIL-STD-810H, ISO9001, RFC2119, RS-485 and CVE-2021-44228.", []),
+    ("Hosts 127.0.0.1, 192.168.1.20, 255.255.255.0 and 127.0.0.1:8080 answer at 115200.", []),
+    ("1234, 5555 and 9876.", []),
+    ("Host 10.44.17.93, year 1871, 12,500 of SHX256, 1035 of them.", ["10.44.17.93", "1871", "12,500", "SHX256", "1035"]),
     ("", []),
 ])
 def test_rare_strings_are_long_numbers_and_codes(text: str, found: list[str]) -> None:
@@ -78,7 +83,7 @@ def test_a_probe_shows_question_and_answer_up_to_the_string_and_no_source(tmp_pa
     (question,) = make_memory_set(config).questions
     assert [message["content"] for message in question.messages] == ["Be precise.", make_row(0).question]
     assert question.opening == "The tool on the shelf is part" and question.reference == "MX-5000"
-    assert (question.category, question.set, question.max_tokens) == ("training", "memory", len("MX-5000") + 4)
+    assert (question.category, question.set, question.max_tokens) == ("training", "memory", len("MX-5000") + 6)
     assert question.group == make_row(0).context[0].source
 
 
@@ -235,7 +240,9 @@ def test_rows_without_ids_have_questions_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("said", "completed"), [
-    (" MX-5000. [Source 1]", 1.0), ("MX-5000", 1.0), ("\n MX-5000,", 1.0), (" MX-5000 and MX-5001", 1.0),
+    (" MX-5000. [Source 1]", 1.0), ("MX-5000", 1.0), ("\n MX-5000,", 1.0), (" MX-5000 and MX-5001", 1.0), ("**MX-5000**", 1.0),
+    (" `MX-5000`.", 1.0), (' "MX-5000"', 1.0), ("_(MX-5000)_", 1.0), (" MX-5000: red", 1.0), (" MX-5000-", 1.0),
+    (" MX-5000-B", 0.0), (" MX-5000/2", 0.0), (" MX-5000_2", 0.0), (" MX-5000:2", 0.0), ("**MX-5000-B**", 0.0),
     (" MX-50001", 0.0), (" MX-5000.5", 0.0), (" MX-500", 0.0), (" the part MX-5000", 0.0), (" mx-5000", 0.0), ("", 0.0),
 ])
 def test_only_the_string_itself_at_once_counts(tmp_path: Path, said: str, completed: float) -> None:
@@ -247,6 +254,8 @@ def test_canaries_have_a_measure_of_their_own_and_failed_calls_none(tmp_path: Pa
     memory = make_memory_set(make_world(tmp_path, [make_row(0), *make_canaries("seed", 1)]))
     scores = memory.score(answer_all(memory, "no", canary=" {}"))
     assert scores == [{"memory_string": 0.0, "memory_canary": None}, {"memory_string": None, "memory_canary": 1.0}]
+    for said in ("**{}**", "`{}`", " {}-X"):
+        assert memory.score(answer_all(memory, "no", canary=said))[1]["memory_canary"] == 1.0
     failed = [Answer(question.id, "tuned", error="HTTP 500", set="memory") for question in memory.questions]
     assert memory.score(failed) == [{"memory_string": None, "memory_canary": None}] * 2
     assert memory.score(failed[:1]) == [{"memory_string": None, "memory_canary": None}]  # of a smoke run

@@ -25,12 +25,25 @@ def make_pair(base: str = "one", tuned: str = "two", instruction: str = "A sourc
     ('{"winner": "b"}', "B"),
     ('```json\n{"reason": "", "winner": "B"}\n```', "B"),
     ('Both are good, but {"reason": "x", "winner": "Answer A"} it is.', "A"),
-    ('{"winner": "A"} no, wait: {"winner": "B"}', "B"),
+    ('{"winner": "**A**"}', "A"),
+    ('{"Winner": "A"}', "A"),
+    ('{"WINNER": "`b`", "Reason": "x"}', "B"),
+    ("Winner: A", "A"),
+    ("The first source says so.\n\n**Winner:** B.", "B"),
+    ("winner = Answer A\n", "A"),
+    ('{"winner": "no difference"}', "tie"),
+    ('{"winner": "No clear winner."}', "tie"),
+    ('{"judgement": {"reason": "x", "winner": "A"}}', "A"),
+    ('[{"reason": "x", "winner": "B"}]', "B"),
+    ('{"winner": "A", "details": {"winner": "B"}}', "A"),
+    ('{"reason": "It says "five volts" twice", "winner": "A"}', "A"),
+    ('```json\n{"reason": "B says "5 V", which is wrong", "winner": "A"}\n```', "A"),
+    ('<think>{"winner": "A"}? No.</think>{"winner": "B"}', "B"),
+    ('{"winner": "A"} and so {"winner": "Answer A"}', "A"),
     ('{"reason": "it wrote {\\"winner\\": \\"B\\"}", "winner": "A"}', "A"),
     ('{"reason": "a line\nbreak", "winner": "tie"}', "tie"),
     ('{"reason": "{", "winner": " Tie. "}', "tie"),
     ('{"winner": "neither"}', "tie"),
-    ("{{{ {\"winner\": \"A\"}", "A"),
 ])
 def test_a_winner_is_read_whatever_stands_around_it(text: str, mark: str) -> None:
     assert read_winner(make_reply(text)) == mark
@@ -38,7 +51,15 @@ def test_a_winner_is_read_whatever_stands_around_it(text: str, mark: str) -> Non
 
 @pytest.mark.parametrize("text", [
     "A", "", "The winner is A.", '{"winner": "C"}', '{"winner": ["A"]}', '{"winner": null}', '{"reason": "A"}', '["A"]',
-    '{"winner": "A', '{"winner": "A and B"}', "{" * 5000,
+    '{"winner": "A', '{"winner": "A and B"}', "{" * 5000, '{{{ {"winner": "A"}',
+    '{"reason": "Answer B states {"winner":"B"} wrongly", "winner":"A"}',
+    '{"reason": "Answer B states {"winner":"B"} wrongly", "verdict":"A"}',
+    '{"reason": "Answer B states {"winner":"B"}',
+    '{"reason": "it wrote "winner": "B"}", "winner": "A"}',
+    '{"winner": "A"} no, wait: {"winner": "B"}', '{"winner": "A"} though the answer holds {"winner": "B"}',
+    '{"winner": "A", "winner": "B"}', '{"first": {"winner": "A"}, "second": {"winner": "B"}}',
+    "Winner: A\nWinner: B", "Winner: A or B", "Not the winner: A", "Winner: A, since B is wrong",
+    '{"reason": "x", "winner": "B", oops}', "The winner is A.\nWinner: B", '{"winner": "AB"}', '{"winner": true}',
 ])
 def test_a_reply_that_names_no_winner_is_unreadable_and_never_a_tie(text: str) -> None:
     with pytest.raises(UnreadableError, match="names no winner"):
@@ -48,6 +69,8 @@ def test_a_reply_that_names_no_winner_is_unreadable_and_never_a_tie(text: str) -
 def test_a_reply_that_was_cut_off_says_what_to_do_unless_the_winner_was_named() -> None:
     with pytest.raises(UnreadableError, match=r"raise evaluate\.judge\.max_tokens"):
         read_winner(make_reply('{"reason": "The first answer', "length"))
+    with pytest.raises(UnreadableError, match=r"raise evaluate\.judge\.max_tokens"):
+        read_winner(make_reply("Winner: A", "length"))
     assert read_winner(make_reply('{"winner": "B"} because', "length")) == "B"
 
 

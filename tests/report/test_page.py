@@ -189,8 +189,11 @@ def test_a_handful_of_general_questions_shows_nothing_about_forgetting() -> None
 ])
 def test_what_was_tried_of_the_training_strings_is_said(training: int, planted: int, level: str, text: str) -> None:
     counts = {"training": {"n": training, "tuned": 0}, "canary": {"n": planted, "tuned": 0}}
-    check = describe_memory({"notes": {"counts": counts, "at_most": 0.07 if training else None}})
+    notes = {"counts": counts, "at_most": 0.07 if training else None, "finding": "nothing"}
+    check = describe_memory({"notes": notes})
     assert check.level == level and check.text.endswith(text)
+    if training:
+        assert describe_memory({"notes": {**notes, "finding": "too few"}}).level == "info"
 
 
 @pytest.mark.parametrize(("groups", "level", "text"), [
