@@ -110,7 +110,10 @@ def store_key(section: ServiceSection) -> None:
     """Ask for the key without showing it and put it into the keyring. Raises PipelineError."""
     host = host_of(section.base_url)
     if is_loopback(section.base_url):
-        raise PipelineError(f"{host} is this machine and needs no stored key: if it wants one, set {section.api_key_env}")
+        raise PipelineError(
+            f"{host} is this machine and needs no stored key: if it wants one, put it into a "
+            f"variable of its own and name that in {section.place}.api_key_env"
+        )
     keyring = load_keyring(section, host)
     key = check_key(getpass.getpass(f"Key for {host} (not shown): "), "what was typed")
     if not key:
