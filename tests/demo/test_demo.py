@@ -146,4 +146,7 @@ def test_learning_rate_zero_shows_no_difference(demo: tuple[Path, str], world: P
     assert "Training a student from scratch" not in printed
     summary = read_summary(config)
     assert summary["verdict"] == "no measurable difference"
-    assert summary["metrics"][summary["primary_metric"]]["interval"] == [0.0, 0.0]
+    figures = summary["metrics"][summary["primary_metric"]]
+    assert (figures["difference"], figures["wins"], figures["losses"]) == (0.0, 0, 0)
+    low, high = figures["interval"]
+    assert low == -high and high > 0, "equal on these documents is not equal on all"
